@@ -1,0 +1,128 @@
+"""Host: which characters an atom of a pre-tokenizer holds.
+
+The tokenizer library's own Unicode tables are the law (Python's differ), so
+membership is asked of the library, for every code point, and never looked up
+elsewhere. Characters that no atom tells apart are one class.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tokenizers
+from tokenizers import pre_tokenizers
+
+from byteprob.errors import UnsupportedTokenizerError
+
+CODE_POINTS = 0x110000
+SURROGATES = slice(0xD800, 0xE000)
+_CHUNK = 8192
+
+DIGITS = "Digits"
+"""The atom of the pre-tokenizer `Digits`; not the same as `\\p{N}`."""
+
+PUNCTUATION = "Punctuation"
+"""The atom of the pre-tokenizer `Punctuation`."""
+
+
+@functools.lru_cache(maxsize=256)
+def members(source: str) -> np.ndarray:
+  """The characters that an atom holds.
+
+  Args:
+    source: an atom in the library's regular expression syntax, or `DIGITS`,
+      or `PUNCTUATION`.
+
+  Returns:
+    `bool[0x110000]` by code point; surrogates are not characters.
+
+  Raises:
+    UnsupportedTokenizerError: the library does not understand the atom.
+  """
+  if source == DIGITS:
+    held = _isolated(pre_tokenizers.Digits(individual_digits=True))
+  elif source == PUNCTUATION:
+    held = _isolated(pre_tokenizers.Punctuation("isolated"))
+  else:
+    held = _matched(source)
+  held.flags.writeable = False
+  return held
+
+
+def _chunks():
+  points = np.arange(CODE_POINTS)
+  points = np.delete(points, SURROGATES)
+  for start in range(0, len(points), _CHUNK):
+    yield points[start : start + _CHUNK]
+
+
+def _matched(source: str) -> np.ndarray:
+  try:
+    split = pre_tokenizers.Split(tokenizers.Regex(source), "removed")
+  except Exception as error:  # the library raises bare Exception
+    raise UnsupportedTokenizerError(
+      f"The tokenizer library does not understand {source!r}: {error}"
+    ) from error
+  held = np.zeros(CODE_POINTS, bool)
+  for points in _chunks():
+    inside = np.ones(len(points), bool)
+    text = "".join(map(chr, points))
+    for _, (start, stop) in split.pre_tokenize_str(text):
+      inside[start:stop] = False
+    held[points] = inside
+  return held
+
+
+def _isolated(splitter) -> np.ndarray:
+  """Characters that stand alone when set between letters."""
+  held = np.zeros(CODE_POINTS, bool)
+  for points in _chunks():
+    alone = np.zeros(2 * len(points) + 1, bool)
+    text = "a" + "".join(chr(point) + "a" for point in points)
+    for _, (start, stop) in splitter.pre_tokenize_str(text):
+      if stop == start + 1:
+        alone[start] = True
+    held[points] = alone[1::2]
+  return held
+
+
+def classify(
+  sources: Iterable[str], characters: Iterable[str] = ()
+) -> tuple[np.ndarray, dict[str, frozenset[int]]]:
+  """Sorts all characters into classes.
+
+  Args:
+    sources: the atoms that must be told apart.
+    characters: single characters that each get a class of their own.
+
+  Returns:
+    `int32[0x110000]` the class of each code point, -1 for surrogates; and the
+    classes of each atom.
+  """
+  sources = sorted(set(sources))
+  singles = np.array(sorted({ord(c) for c in characters}), np.int64)
+  label = np.zeros(CODE_POINTS, np.int64)
+  for source in sources:
+    # Labels stay small: unique after every atom.
+    label = np.unique(2 * label + members(source), return_inverse=True)[1]
+  label[singles] = label.max() + 1 + np.arange(len(singles))
+  label[SURROGATES] = -1
+  names, label = np.unique(label, return_inverse=True)
+  label = label.astype(np.int32) - int(names[0] == -1)
+  one = first_of_each(label)
+  held = {
+    source: frozenset(np.flatnonzero(members(source)[one]).tolist())
+    for source in sources
+  }
+  return label, held
+
+
+def first_of_each(label: np.ndarray) -> np.ndarray:
+  """The first code point of each class."""
+  classes, first = np.unique(label, return_index=True)
+  return first[classes >= 0]
+
+
+def class_names(label: np.ndarray) -> Sequence[str]:
+  """A character of each class, for reading."""
+  return [chr(point) for point in first_of_each(label)]

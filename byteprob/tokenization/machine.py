@@ -1,0 +1,137 @@
+"""Host: from the cutting of characters to a machine that reads symbols.
+
+`explore` runs a `CutAutomaton` into a minimal deterministic automaton over
+character classes; `build` lets it read bytes as well, through UTF-8, so that
+it can stop inside a character, where a token may.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from byteprob.tokenization import levels
+
+DEAD = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CutDfa:
+  """The deterministic automaton of a tokenizer's marked texts.
+
+  Attributes:
+    plain: `int32[D, C]` state after a character that no mark precedes.
+    cut: `int32[D, C]` state after a mark and a character.
+    plain_added, cut_added: `int32[D, A]` the same for whole added tokens.
+    ends: `bool[D]` whether the text may end here.
+    starts: the start states asked for.
+  """
+
+  plain: np.ndarray
+  cut: np.ndarray
+  plain_added: np.ndarray
+  cut_added: np.ndarray
+  ends: np.ndarray
+  starts: tuple[int, ...]
+
+
+def explore(
+  automaton: levels.CutAutomaton,
+  starts: Sequence[frozenset],
+  classes: int,
+) -> CutDfa:
+  """All states that texts lead to, merged where nothing tells them apart.
+
+  Args:
+    automaton: the cutting; the tokens of its added levels, one level after
+      the other, are numbered through.
+    starts: its start states.
+    classes: the number of character classes.
+  """
+  names: dict[frozenset, int] = {}
+  queue: list[frozenset] = []
+
+  def name(states: frozenset) -> int:
+    if not states:
+      return DEAD
+    if states not in names:
+      names[states] = len(names)
+      queue.append(states)
+    return names[states]
+
+  kins, first, added = automaton.kins_of(), {}, 0
+  for level, part in enumerate(automaton.levels):
+    first[level] = added
+    added += len(getattr(part, "texts", ()))
+  begin = tuple(name(start) for start in starts)
+  rows: list[np.ndarray] = []
+  while len(rows) < len(queue):
+    states = queue[len(rows)]
+    row = np.full(2 * (classes + added), DEAD, np.int32)
+    for cut in (0, 1):
+      for char in range(classes):
+        row[cut * classes + char] = name(automaton.step(states, cut, char))
+      for level, after, tokens in automaton.take_all(states, cut, kins):
+        at = 2 * classes + cut * added + first[level]
+        row[at + np.array(tokens)] = name(after)
+    rows.append(row)
+  ends = np.array([automaton.ends(states) for states in queue], np.int8)
+  table, ends, label = minimize(np.array(rows), ends)
+  plain, cut, plain_added, cut_added = np.split(
+    table, [classes, 2 * classes, 2 * classes + added], axis=1
+  )
+  return CutDfa(
+    plain=plain,
+    cut=cut,
+    plain_added=plain_added,
+    cut_added=cut_added,
+    ends=ends.astype(bool),
+    starts=tuple(int(label[state]) for state in begin),
+  )
+
+
+def minimize(table: np.ndarray, ends: np.ndarray):
+  """Drops states from which no end is reached and merges equal ones.
+
+  Args:
+    table: `int32[Q, K]` transitions, `DEAD` for none.
+    ends: `int[Q]` what an observer sees of a state; 0 is not an end.
+
+  Returns:
+    The new table and ends, and `int[Q]` each old state's new one (`DEAD` for
+    those dropped). New states keep the old order.
+  """
+  live = ends != 0
+  while True:
+    grown = live | (live[table] & (table != DEAD)).any(1)
+    if (grown == live).all():
+      break
+    live = grown
+  table = np.where((table != DEAD) & live[table], table, DEAD)
+  label = np.where(live, unique_rows(ends[:, None])[1], DEAD)
+  count = 0
+  while (groups := len(np.unique(label[live]))) != count:
+    count = groups
+    seen = np.where(table == DEAD, DEAD, label[table])
+    seen = np.concatenate([label[:, None], seen], axis=1)
+    label = np.full(len(table), DEAD)
+    label[live] = unique_rows(seen[live])[1]
+  members = np.flatnonzero(live)
+  kept = members[np.sort(np.unique(label[members], return_index=True)[1])]
+  rename = np.full(len(table), DEAD)
+  rename[label[kept]] = np.arange(len(kept))
+  label = np.where(live, rename[label], DEAD)
+  rows = table[kept]
+  return np.where(rows == DEAD, DEAD, label[rows]), ends[kept], label
+
+
+def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Index of the first of each different row, and each row's number."""
+  rows = np.ascontiguousarray(rows)
+  if not rows.size:
+    return np.zeros(min(len(rows), 1), int), np.zeros(len(rows), int)
+  whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))
+  _, first, inverse = np.unique(
+    whole[:, 0], return_index=True, return_inverse=True
+  )
+  return first, inverse.reshape(-1)
