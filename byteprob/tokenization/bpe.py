@@ -19,6 +19,7 @@ Equal ranks go from left to right.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -89,7 +90,9 @@ class PairIndex:
     return np.where(found, self._order[at], -1)
 
 
-def derive(merges: Merges, lengths: np.ndarray, atoms: np.ndarray):
+def derive(
+  merges: Merges, lengths: np.ndarray, atoms: np.ndarray
+) -> Derivations:
   """Derives every token from its own bytes.
 
   Args:
@@ -99,7 +102,7 @@ def derive(merges: Merges, lengths: np.ndarray, atoms: np.ndarray):
     atoms: `bool[V]` the tokens that BPE starts from.
 
   Returns:
-    `Derivations`, and the index of its pairs.
+    `Derivations`.
   """
   count = len(lengths)
   index = PairIndex(merges, count)
@@ -116,13 +119,15 @@ def derive(merges: Merges, lengths: np.ndarray, atoms: np.ndarray):
   made = np.flatnonzero(~atoms[merges.whole])
   order = made[np.argsort(lengths[merges.whole[made]], kind="stable")]
   cuts = np.flatnonzero(np.diff(lengths[merges.whole[order]])) + 1
+  # Merges of longer tokens are not met before their parts are derived.
   for group in np.split(order, cuts):
+    times = thresholds(tree, merges)
     left, right = merges.left[group], merges.right[group]
     able = tree.reachable[left] & tree.reachable[right]
     group, left, right = group[able], left[able], right[able]
     # The last merge of a token is the one whose parts do not meet earlier.
     whole = merges.whole[group]
-    alone = ~_merged(tree, merges, index, left, right, ignore_whole=True)
+    alone = ~_merged(tree, index, times, left, right, ignore_whole=True)
     group, left, right = group[alone], left[alone], right[alone]
     whole, rank = merges.whole[group], merges.rank[group].astype(np.int64)
     first, second = tree.birth[left], tree.birth[right]
@@ -136,10 +141,12 @@ def derive(merges: Merges, lengths: np.ndarray, atoms: np.ndarray):
       first <= second, rank, np.maximum(first, rank)
     )
     tree.reachable[whole] = True
-  return tree, index
+  return tree
 
 
-def thresholds(tree: Derivations, merges: Merges):
+def thresholds(
+  tree: Derivations, merges: Merges
+) -> tuple[np.ndarray, np.ndarray]:
   """When a merge `(a, b)` comes first, said for each side alone.
 
   It joins a left token in which `a` dies after `right_death > psi` to a right
@@ -156,21 +163,26 @@ def thresholds(tree: Derivations, merges: Merges):
   return psi, theta
 
 
-def valid_pairs(
-  tree: Derivations,
-  merges: Merges,
-  index: PairIndex,
-  left: np.ndarray,
-  right: np.ndarray,
-) -> np.ndarray:
-  """Whether BPE leaves each pair of reachable tokens as it is, `bool[P]`."""
-  return ~_merged(tree, merges, index, left, right, ignore_whole=False)
+class PairLaw:
+  """Which tokens BPE leaves side by side inside a piece."""
+
+  def __init__(self, tree: Derivations, merges: Merges):
+    """The law of derived tokens."""
+    self._tree = tree
+    self._index = PairIndex(merges, len(tree.left))
+    self._times = thresholds(tree, merges)
+
+  def allows(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Whether BPE leaves each pair of reachable tokens as it is, `bool[P]`."""
+    return ~_merged(
+      self._tree, self._index, self._times, left, right, ignore_whole=False
+    )
 
 
-def _merged(tree, merges, index, left, right, *, ignore_whole):
+def _merged(tree, index, times, left, right, *, ignore_whole):
   """Whether a merge joins the tokens of each pair; see `thresholds`."""
   merged = np.zeros(len(left), bool)
-  psi, theta = thresholds(tree, merges)
+  psi, theta = times
   a, death_a = left, np.full(len(left), INFINITE)
   first = True
   while (a >= 0).any():
@@ -187,6 +199,38 @@ def _merged(tree, merges, index, left, right, *, ignore_whole):
     death_a = np.where(a >= 0, tree.right_death[a], 0)
     a = np.where(a >= 0, tree.right[a], -1)
   return merged
+
+
+def offers(merges: Merges) -> dict[tuple[int, int], tuple[int, int]]:
+  """`(rank, whole)` of each pair, for `encode`."""
+  table: dict[tuple[int, int], tuple[int, int]] = {}
+  rows = zip(
+    merges.left.tolist(),
+    merges.right.tolist(),
+    merges.rank.tolist(),
+    merges.whole.tolist(),
+    strict=True,
+  )
+  for left, right, rank, whole in rows:
+    table[left, right] = min((rank, whole), table.get((left, right), (rank, whole)))
+  return table
+
+
+def encode(
+  symbols: list[int], table: dict[tuple[int, int], tuple[int, int]]
+) -> list[int]:
+  """What BPE makes of the symbols of one short piece; see `offers`."""
+  symbols = list(symbols)
+  while True:
+    found = [
+      (*table[pair], at)
+      for at, pair in enumerate(itertools.pairwise(symbols))
+      if pair in table
+    ]
+    if not found:
+      return symbols
+    _, whole, at = min(found, key=lambda offer: (offer[0], offer[2]))
+    symbols[at : at + 2] = [whole]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

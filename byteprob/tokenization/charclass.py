@@ -6,6 +6,7 @@ elsewhere. Characters that no atom tells apart are one class.
 """
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,6 +18,10 @@ from byteprob.errors import UnsupportedTokenizerError
 CODE_POINTS = 0x110000
 SURROGATES = slice(0xD800, 0xE000)
 _CHUNK = 8192
+
+# Escapes are as `regex` writes them.
+_LITERAL = re.compile(r"[^\\.]|\\x[0-9A-F]{2}", re.DOTALL)
+_FOLDED = re.compile(r"\(\?i:([A-Za-z]|\\x[0-9A-F]{2})\)")
 
 DIGITS = "Digits"
 """The atom of the pre-tokenizer `Digits`; not the same as `\\p{N}`."""
@@ -43,20 +48,36 @@ def members(source: str) -> np.ndarray:
     held = _isolated(pre_tokenizers.Digits(individual_digits=True))
   elif source == PUNCTUATION:
     held = _isolated(pre_tokenizers.Punctuation("isolated"))
+  elif _LITERAL.fullmatch(source):
+    held = np.zeros(CODE_POINTS, bool)
+    held[_literal(source)] = True
+  elif folded := _FOLDED.fullmatch(source):
+    # A folded letter is among the folded letters: ask about those few.
+    letters = np.flatnonzero(members("(?i:[a-z])")).tolist()
+    among = sorted({*letters, _literal(folded[1])})
+    held = _matched(source, among)
   else:
     held = _matched(source)
   held.flags.writeable = False
   return held
 
 
-def _chunks():
-  points = np.arange(CODE_POINTS)
-  points = np.delete(points, SURROGATES)
+def _literal(source: str) -> int:
+  """Code point of an atom that is one plain or escaped character."""
+  if len(source) == 1:
+    return ord(source)
+  return int(source[2:], 16)
+
+
+def _chunks(points=None):
+  if points is None:
+    points = np.delete(np.arange(CODE_POINTS), SURROGATES)
+  points = np.asarray(points)
   for start in range(0, len(points), _CHUNK):
     yield points[start : start + _CHUNK]
 
 
-def _matched(source: str) -> np.ndarray:
+def _matched(source: str, among: Sequence[int] | None = None) -> np.ndarray:
   try:
     split = pre_tokenizers.Split(tokenizers.Regex(source), "removed")
   except Exception as error:  # the library raises bare Exception
@@ -64,7 +85,7 @@ def _matched(source: str) -> np.ndarray:
       f"The tokenizer library does not understand {source!r}: {error}"
     ) from error
   held = np.zeros(CODE_POINTS, bool)
-  for points in _chunks():
+  for points in _chunks(among):
     inside = np.ones(len(points), bool)
     text = "".join(map(chr, points))
     for _, (start, stop) in split.pre_tokenize_str(text):

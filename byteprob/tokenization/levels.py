@@ -190,8 +190,7 @@ class AddedLevel:
       node[_TERMINAL] = True
     # Texts that can go on alike share a node: only their ends matter.
     self._nodes: list[tuple[bool, dict[int, int]]] = []
-    names: dict = {}
-    self._root = self._share(trie, names)
+    self._root = self._share(trie)
     self._node = [self._find(text) for text in texts]
 
   def kin(self, token: int):
@@ -203,7 +202,26 @@ class AddedLevel:
     _, barred = state or (False, frozenset())
     return any(char in self._nodes[node][1] for node in barred)
 
-  def _find(self, text) -> int:
+  def _share(self, trie: dict) -> int:
+    # Children first, without recursion: texts may be long.
+    stack, done, names = [trie], {}, {}
+    while stack:
+      node = stack[-1]
+      inner = [(c, child) for c, child in node.items() if c is not _TERMINAL]
+      waiting = [child for _, child in inner if id(child) not in done]
+      if waiting:
+        stack.extend(waiting)
+        continue
+      stack.pop()
+      children = tuple(sorted((c, done[id(child)]) for c, child in inner))
+      key = (_TERMINAL in node, children)
+      if key not in names:
+        names[key] = len(self._nodes)
+        self._nodes.append((key[0], dict(children)))
+      done[id(node)] = names[key]
+    return done[id(trie)]
+
+  def _find(self, text: tuple[int, ...]) -> int:
     node = self._root
     for char in text:
       node = self._nodes[node][1][char]

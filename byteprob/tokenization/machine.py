@@ -135,3 +135,75 @@ def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     whole[:, 0], return_index=True, return_inverse=True
   )
   return first, inverse.reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+  """A `CutDfa` that reads symbols: bytes `0..255`, then `256 + class`.
+
+  A state is a place between two symbols; it knows whether a mark has just
+  been read. Bytes may stop inside a character; classes read a whole one.
+
+  Attributes:
+    delta: `int32[S, 256 + C]` state after a symbol.
+    cut: `int32[S]` state after a mark, `DEAD` inside characters.
+    added: `int32[S, A]` state after a whole added token.
+    ends: `bool[S]` whether the text may end here.
+    starts: the start states.
+  """
+
+  delta: np.ndarray
+  cut: np.ndarray
+  added: np.ndarray
+  ends: np.ndarray
+  starts: tuple[int, ...]
+
+
+def build(dfa: CutDfa, graph: np.ndarray) -> Machine:
+  """Lets a `CutDfa` read bytes along a UTF-8 graph (`utf8.graph`)."""
+  count, classes = dfa.plain.shape
+  # State 2 d + m: DFA state d, m = a mark has just been read.
+  steps = np.stack([dfa.plain, dfa.cut], axis=1).reshape(2 * count, classes)
+  steps = np.where(steps == DEAD, DEAD, 2 * steps)
+  inner = len(graph) - 1
+  # Inside a character all that matters is where its classes will lead.
+  used = np.unique(-2 - graph[1:][graph[1:] < DEAD])
+  first, row = unique_rows(steps[:, used])
+  base = 2 * count
+
+  def follow(steps, row, edges):
+    """`[len(steps), len(edges)]` states after bytes with these edges."""
+    into = base + row[:, None] * inner + edges[None] - 1
+    whole = steps[:, np.where(edges < DEAD, -2 - edges, 0)]
+    return np.where(edges > 0, into, np.where(edges < DEAD, whole, DEAD))
+
+  delta = np.full((base + len(first) * inner, 256 + classes), DEAD, np.int32)
+  delta[:base, :256] = follow(steps, row, graph[0])
+  delta[:base, 256:] = steps
+  for node in range(inner):
+    delta[base + node :: inner, :256] = follow(
+      steps[first], np.arange(len(first)), graph[1 + node]
+    )
+
+  cut = np.full((len(delta), 1), DEAD, np.int32)
+  cut[0:base:2, 0] = np.arange(1, base, 2)
+  added = np.full((len(delta), dfa.plain_added.shape[1]), DEAD, np.int32)
+  taken = np.stack([dfa.plain_added, dfa.cut_added], axis=1)
+  taken = taken.reshape(base, -1)
+  added[:base] = np.where(taken == DEAD, DEAD, 2 * taken)
+  ends = np.zeros(len(delta), np.int8)
+  ends[0:base:2] = dfa.ends
+  # Columns that are alike are compared once.
+  table = np.concatenate([delta, cut, added], axis=1)
+  columns, alike = unique_rows(np.ascontiguousarray(table.T))
+  table, ends, label = minimize(table[:, columns], ends)
+  delta, cut, added = np.split(
+    table[:, alike], [delta.shape[1], delta.shape[1] + 1], axis=1
+  )
+  return Machine(
+    delta=delta.astype(np.int32),
+    cut=cut[:, 0].astype(np.int32),
+    added=added.astype(np.int32),
+    ends=ends.astype(bool),
+    starts=tuple(int(label[2 * state]) for state in dfa.starts),
+  )

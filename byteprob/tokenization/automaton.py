@@ -1,0 +1,308 @@
+"""Host: from a machine that reads symbols to one that reads whole tokens.
+
+Tokens that do the same to every state are of one *kind*; there are a few
+hundred. `read_tokens` finds them, `restrict_pieces` adds what a tokenizer
+demands of a piece as a whole, `drop_dead_ends` takes away what no further
+token could complete.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from byteprob.tokenization import machine
+from byteprob.tokenization.machine import DEAD, unique_rows
+
+
+_CHUNK = 128
+"""States that tokens are run from at a time; bounds the memory."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenAutomaton:
+  """The tokenizer's marked token sequences, but for BPE's own law.
+
+  Attributes:
+    next: `int32[Q, K]` state after a token of a kind, `DEAD` if it cannot
+      stand there.
+    cut: `int32[Q]` state after a mark, `DEAD` where none can be.
+    ends: `bool[Q]` whether the text may end here.
+    kind: `int32[V]` kind of each token.
+    starts: the start states.
+  """
+
+  next: np.ndarray
+  cut: np.ndarray
+  ends: np.ndarray
+  kind: np.ndarray
+  starts: tuple[int, ...]
+
+
+def read_tokens(
+  reader: machine.Machine,
+  strings: Sequence[np.ndarray | None],
+  added: Sequence[int],
+) -> TokenAutomaton:
+  """Runs every token from every state in which one can begin.
+
+  Args:
+    reader: the machine.
+    strings: symbols of each token, None for tokens that cannot occur.
+    added: token of each of the machine's added tokens; they are read whole.
+  """
+  kind, levels = _trie(reader, strings)
+  used = np.unique(kind[kind >= 0])
+  atomic = np.array(added, int)
+  known: set[int] = set()
+  chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+  frontier = list(dict.fromkeys(reader.starts))
+  while frontier:
+    states = np.array(frontier[:_CHUNK])
+    known.update(frontier[:_CHUNK])
+    after = _run(reader.delta, levels, states)[:, used]
+    after = np.concatenate([after, reader.added[states]], axis=1)
+    first, same = unique_rows(np.ascontiguousarray(after.T))
+    chunks.append((states, after[:, first], same))
+    found = np.unique([*np.unique(after[:, first]), *reader.cut[states]])
+    fresh = set(found.tolist()) - known - {DEAD}
+    frontier = frontier[_CHUNK:]
+    frontier += sorted(fresh - set(frontier))
+  # Strings are of one kind if they are alike in every chunk of states.
+  first, same = unique_rows(np.stack([chunk[2] for chunk in chunks], axis=1))
+  states = np.concatenate([chunk[0] for chunk in chunks])
+  table = np.concatenate([c[1][:, c[2][first]] for c in chunks])
+
+  # The states that were met, and a last kind for tokens that cannot occur.
+  rename = np.full(len(reader.delta) + 1, DEAD)
+  rename[states] = np.arange(len(states))
+  table = np.concatenate([rename[table], np.full((len(table), 1), DEAD)], 1)
+  where = np.full(len(kind), len(first))
+  where[kind >= 0] = same[np.searchsorted(used, kind[kind >= 0])]
+  where[atomic] = same[len(used) :]
+  return _reduce(
+    TokenAutomaton(
+      next=table,
+      cut=rename[reader.cut[states]],
+      ends=reader.ends[states],
+      kind=where,
+      starts=tuple(int(rename[q]) for q in reader.starts),
+    )
+  )
+
+
+def _trie(reader, strings):
+  """All different strings of tokens as one trie, level by level.
+
+  Symbols that do the same to every state are one symbol.
+
+  Returns:
+    The end of each token's string (-1 if it has none), numbered through all
+    levels; and `[(parent in the level above, symbol)]` of each level.
+  """
+  first, alike = unique_rows(np.ascontiguousarray(reader.delta.T))
+  longest = max((len(s) for s in strings if s is not None), default=0)
+  ends = np.full(len(strings), -1)
+  tokens = np.array([k for k, s in enumerate(strings) if s is not None], int)
+  length = np.array([len(strings[k]) for k in tokens], int)
+  symbols = np.full((len(tokens), longest), 0)
+  flat = np.concatenate([strings[k] for k in tokens]) if len(tokens) else []
+  symbols[np.arange(longest) < length[:, None]] = alike[np.array(flat, int)]
+  node = np.zeros(len(tokens), int)
+  levels, total = [], 0
+  for depth in range(longest):
+    on = length > depth
+    key = node[on] * len(first) + symbols[on, depth]
+    unique, node_on = np.unique(key, return_inverse=True)
+    node[on] = node_on
+    levels.append((unique // len(first), first[unique % len(first)]))
+    done = on & (length == depth + 1)
+    ends[tokens[done]] = total + node[done]
+    total += len(unique)
+  return ends, levels
+
+
+def _run(delta, levels, states):
+  """`int[len(states), nodes of all levels]` states at every trie node."""
+  delta = np.pad(delta, ((0, 1), (0, 0)), constant_values=DEAD)
+  above = states[:, None]
+  found = []
+  for parent, symbol in levels:
+    above = delta[above[:, parent], symbol]
+    found.append(above)
+  return np.concatenate(found, axis=1) if found else np.zeros(
+    (len(states), 0), int
+  )
+
+
+def _reduce(raw: TokenAutomaton) -> TokenAutomaton:
+  """Merges equal kinds and equal states."""
+  used, kind = np.unique(raw.kind, return_inverse=True)
+  first, same = unique_rows(np.ascontiguousarray(raw.next[:, used].T))
+  table, kind = raw.next[:, used[first]], same[kind]
+  table = np.concatenate([table, raw.cut[:, None]], axis=1)
+  table, ends, label = machine.minimize(table, raw.ends.astype(np.int8))
+  first, same = unique_rows(np.ascontiguousarray(table[:, :-1].T))
+  return TokenAutomaton(
+    next=table[:, first].astype(np.int32),
+    cut=table[:, -1].astype(np.int32),
+    ends=ends.astype(bool),
+    kind=same[kind].astype(np.int32),
+    starts=tuple(int(label[q]) for q in raw.starts),
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PieceLaw:
+  """What a piece must be as a whole, as an automaton over its tokens.
+
+  Its states are small ints; every token that `steps` does not mention at a
+  state leads to `others`, where nothing but `barred` matters any more.
+
+  Attributes:
+    first: the state at the start of a piece.
+    others: the state after any token not mentioned.
+    steps: `{state: {token: state}}`, with `DEAD` for what cannot follow.
+    barred: tokens that cannot stand anywhere unless `steps` mentions them.
+    open: states in which the piece cannot end.
+    closed: states in which nothing but the end of the piece can follow.
+  """
+
+  first: int
+  others: int
+  steps: dict[int, dict[int, int]]
+  barred: frozenset[int]
+  open: frozenset[int]
+  closed: frozenset[int]
+
+
+def restrict_pieces(raw: TokenAutomaton, law: PieceLaw) -> TokenAutomaton:
+  """The product with a law about whole pieces."""
+  named = set(law.barred).union(*(step.keys() for step in law.steps.values()))
+  tokens = np.array(sorted(named), int)
+  column = {token: raw.next.shape[1] + k for k, token in enumerate(tokens)}
+  kind = raw.kind.copy()
+  kind[tokens] = [column[token] for token in tokens]
+  table = np.concatenate([raw.next, raw.next[:, raw.kind[tokens]]], axis=1)
+  barred = [column[token] for token in law.barred]
+
+  # The first states are those where the law is at `others`.
+  states: list[tuple[int, int]] = []
+  names: dict[tuple[int, int], int] = {}
+
+  def name(state: int, at: int) -> int:
+    if state == DEAD or at == DEAD:
+      return DEAD
+    if (state, at) not in names:
+      names[state, at] = len(names)
+      states.append((state, at))
+    return names[state, at]
+
+  for state in range(len(raw.next)):
+    name(state, law.others)
+  starts = tuple(name(state, law.first) for state in raw.starts)
+  rows, cuts, ends = [], [], []
+  while len(rows) < len(states):
+    state, at = states[len(rows)]
+    row = table[state].copy()
+    row[barred] = DEAD
+    if at in law.closed:
+      row[:] = DEAD
+    for token, after in law.steps.get(at, {}).items():
+      row[column[token]] = name(table[state, column[token]], after)
+    can_end = at not in law.open
+    rows.append(row)
+    cuts.append(name(raw.cut[state], law.first) if can_end else DEAD)
+    ends.append(raw.ends[state] and can_end)
+  return _reduce(
+    TokenAutomaton(
+      next=np.stack(rows),
+      cut=np.array(cuts),
+      ends=np.array(ends),
+      kind=kind,
+      starts=starts,
+    )
+  )
+
+
+def drop_dead_ends(
+  raw: TokenAutomaton,
+  adjacent: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> TokenAutomaton:
+  """Takes away the steps after which no sequence of tokens could end.
+
+  A token and the state after it may promise what no further token keeps:
+  inside a character or before a certain letter, every token that would go on
+  may be one that BPE would have joined to this one.
+
+  Args:
+    raw: the automaton.
+    adjacent: whether BPE leaves pairs of tokens unjoined, `[P] -> bool[P]`.
+  """
+  kinds = raw.next.shape[1]
+  of_kind = [np.flatnonzero(raw.kind == k) for k in range(kinds)]
+  # Where the text may end, or a cut may come and then an end, all is well.
+  safe = raw.ends.copy()
+  while True:
+    good = (raw.next != DEAD) & safe[raw.next]
+    grown = safe | ((raw.cut != DEAD) & good[raw.cut].any(1))
+    if (grown == safe).all():
+      break
+    safe = grown
+
+  # Elsewhere it depends on the token: `fine[state, kind]`, by token.
+  landing = np.unique(raw.next.astype(np.int64) * kinds + np.arange(kinds))
+  landing = landing[(landing >= 0) & ~safe[landing // kinds]]
+  fine: dict[tuple[int, int], np.ndarray] = {}
+  landed: dict[int, list[int]] = {}
+  for state, kind in zip(*divmod(landing, kinds), strict=True):
+    fine[int(state), int(kind)] = np.zeros(len(of_kind[kind]), bool)
+    landed.setdefault(int(state), []).append(int(kind))
+
+  def onward(state):
+    """Tokens that may follow at a state and lead on, some at a time."""
+    row = raw.next[state]
+    able = np.flatnonzero(row != DEAD)
+    for kind in able[safe[row[able]]]:
+      yield of_kind[kind]
+    for kind in able[~safe[row[able]]]:
+      yield of_kind[kind][fine[int(row[kind]), int(kind)]]
+
+  changed = True
+  while changed:
+    changed = False
+    for state, arrived in landed.items():
+      doubt = np.concatenate([of_kind[k][~fine[state, k]] for k in arrived])
+      cut = raw.cut[state]
+      if cut != DEAD and any(len(tokens) for tokens in onward(cut)):
+        doubt = doubt[:0]
+      for tokens in onward(state):
+        for token in tokens:
+          if not len(doubt):
+            break
+          doubt = doubt[~adjacent(doubt, np.full(len(doubt), token))]
+        if not len(doubt):
+          break
+      for kind in arrived:
+        now = ~np.isin(of_kind[kind], doubt)
+        changed |= bool((now != fine[state, kind]).any())
+        fine[state, kind] = now
+  return _reduce(_without(raw, of_kind, fine))
+
+
+def _without(raw, of_kind, fine):
+  """The automaton without the steps that are not fine."""
+  bad: dict[int, set[int]] = {}
+  for (state, kind), ok in fine.items():
+    for token in of_kind[kind][~ok]:
+      bad.setdefault(int(token), set()).add(state)
+  groups: dict[tuple, list[int]] = {}
+  for token, states in bad.items():
+    key = (int(raw.kind[token]), tuple(sorted(states)))
+    groups.setdefault(key, []).append(token)
+  kind, columns = raw.kind.copy(), [raw.next]
+  for k, ((old, states), tokens) in enumerate(groups.items()):
+    column = raw.next[:, old]
+    columns.append(np.where(np.isin(column, states), DEAD, column)[:, None])
+    kind[tokens] = raw.next.shape[1] + k
+  return dataclasses.replace(raw, next=np.concatenate(columns, 1), kind=kind)

@@ -1,0 +1,361 @@
+"""Host: a `TokenizerSpec`, compiled to `Tables`."""
+
+import numpy as np
+
+from byteprob.errors import UnsupportedTokenizerError
+from byteprob.tokenization import (
+  automaton,
+  bpe,
+  charclass,
+  levels,
+  machine,
+  regex,
+  trie,
+  utf8,
+)
+from byteprob.tokenization.spec import SPACE, TokenizerSpec
+from byteprob.tokenization.tables import BpeTables, Info, Tables
+
+
+def compile_tables(
+  spec: TokenizerSpec, *, key: str, utf8_mode: str = "strict"
+) -> Tables:
+  """Compiles a tokenizer.
+
+  Args:
+    spec: the tokenizer.
+    key: digest of what `spec` was read from.
+    utf8_mode: "strict", or "any" to extend a byte-level tokenizer to bytes
+      that are not UTF-8: such a byte is a character of its own, cut like
+      U+FFFD.
+
+  Raises:
+    UnsupportedTokenizerError: something cannot be compiled exactly.
+  """
+  label, cuts, hypotheses = _cut_automaton(spec)
+  reader, unspelled = _machine(spec, label, cuts)
+  tree = None
+  lengths = np.array([len(token or b"") for token in spec.tokens])
+  possible = lengths > 0
+  possible[list(spec.fallback.values())] = True
+  whole_only: np.ndarray = np.zeros(0, int)
+  if spec.rule == "bpe":
+    tree = bpe.derive(spec.merges, np.maximum(lengths, 1), _atoms(spec))
+    unmade = possible & ~tree.reachable
+    if spec.ignore_merges:
+      whole_only = np.flatnonzero(unmade)
+    else:
+      possible &= tree.reachable
+
+  added = [token.id for token in sorted(spec.added, key=_added_order)]
+  possible[added] = False  # they are read whole
+  strings = [
+    _symbols(spec, label, id_) if possible[id_] else None
+    for id_ in range(spec.size)
+  ]
+  tokens = automaton.read_tokens(reader, strings, added)
+  if len(whole_only):
+    law = _ignore_merges(spec, tree, whole_only)
+    tokens = automaton.restrict_pieces(tokens, law)
+    hypotheses += 1
+  if spec.inside is not None:
+    tokens = automaton.restrict_pieces(tokens, _inside(spec))
+  if spec.rule == "bpe":
+    law = bpe.PairLaw(tree, spec.merges)
+    tokens = automaton.drop_dead_ends(tokens, law.allows)
+  return _assemble(
+    spec, tokens, tree, hypotheses, unspelled, key, utf8_mode
+  )
+
+
+def _added_order(token):
+  """Raw ones are one level, normalized ones the next."""
+  return token.normalized, token.id
+
+
+def _cut_automaton(spec: TokenizerSpec):
+  """Character classes and the automaton of marked texts.
+
+  Returns:
+    Class of each code point, -1 for those that the working text never holds;
+    the automaton; the largest number of its states under way at once.
+  """
+  trees, sources = [], set()
+  for split in spec.splits:
+    if split.named:
+      tree = regex.Atom(split.pattern)
+    elif split.literal:
+      tree = regex.literal(split.pattern)
+    else:
+      tree = regex.parse(split.pattern)
+    trees.append(tree)
+    sources |= regex.atoms(tree)
+  alone = {char for token in spec.added for char in token.text}
+  if spec.prefix:
+    alone.add(" ")
+  if spec.escapes_space:
+    alone = {SPACE if char == " " else char for char in alone}
+  label, held = charclass.classify(sources, alone)
+  if spec.escapes_space:
+    label[ord(" ")] = label[ord(SPACE)]
+    label[ord(SPACE)] = -1
+  classes = int(label.max()) + 1
+  everything = frozenset(range(classes))
+
+  parts: list[levels.Level] = []
+  if spec.prefix:
+    space = int(label[ord(" ")])
+    parts.append(levels.PrefixLevel(space, spec.prefix == "unless_space"))
+  for normalized in (False, True):
+    texts = [
+      tuple(int(label[ord(char)]) for char in token.text)
+      for token in sorted(spec.added, key=_added_order)
+      if token.normalized == normalized
+    ]
+    if texts:
+      parts.append(levels.AddedLevel(texts))
+  for split, tree in zip(spec.splits, trees, strict=True):
+    program = regex.assemble(tree, held.__getitem__, everything)
+    parts.append(levels.SplitLevel(program, split.behavior, split.invert))
+  cutting = levels.CutAutomaton(parts)
+  inside = cutting.start
+  if spec.prefix and spec.prefix_once:
+    text = (levels.PrefixLevel.TEXT,) + (None,) * (len(parts) - 1)
+    inside = frozenset({text})
+  cuts = machine.explore(cutting, [cutting.start, inside], classes)
+  return label, cuts, _hypotheses(cuts)
+
+
+def _hypotheses(cuts: machine.CutDfa) -> int:
+  """How many states the markings of one text can be in at once."""
+  begin = {frozenset({start}) for start in cuts.starts}
+  seen, queue = set(begin), list(begin)
+  for states in queue:
+    rows = list(states)
+    for char in range(cuts.plain.shape[1]):
+      after = frozenset(
+        cuts.plain[rows, char].tolist() + cuts.cut[rows, char].tolist()
+      ) - {machine.DEAD}
+      if after and after not in seen:
+        seen.add(after)
+        queue.append(after)
+  return max(len(states) for states in seen)
+
+
+def _machine(spec, label, cuts):
+  """The machine of symbols, and the bytes that cannot be written."""
+  if not spec.char_level:
+    written = {token[0] for token in spec.tokens if token and len(token) == 1}
+    missing = frozenset(range(256)) - written
+    return machine.build(cuts, utf8.graph(label, missing)), missing
+  atoms = {token for token in spec.tokens if token and _is_char(token)}
+  has_token = np.zeros(charclass.CODE_POINTS, bool)
+  has_token[[ord(token.decode()) for token in atoms]] = True
+  spelled = np.where(has_token, -1, label) if spec.fallback else (
+    np.full_like(label, -1)
+  )
+  return machine.build(cuts, utf8.graph(spelled)), frozenset()
+
+
+def _is_char(token: bytes) -> bool:
+  return len(token.decode("utf-8", "replace")) == 1
+
+
+def _atoms(spec: TokenizerSpec) -> np.ndarray:
+  """The tokens that BPE starts from."""
+  atoms = np.array(
+    [
+      bool(token)
+      and (_is_char(token) if spec.char_level else len(token) == 1)
+      for token in spec.tokens
+    ]
+  )
+  atoms[list(spec.fallback.values())] = True
+  return atoms
+
+
+def _symbols(spec, label, id_) -> np.ndarray | None:
+  """What a token makes the machine read."""
+  token = spec.tokens[id_]
+  if token is None:
+    (byte,) = (b for b, other in spec.fallback.items() if other == id_)
+    return np.array([byte])
+  if not spec.char_level:
+    return np.frombuffer(token, np.uint8).astype(np.int64)
+  classes = label[[ord(char) for char in token.decode("utf-8", "replace")]]
+  return None if (classes < 0).any() else 256 + classes.astype(np.int64)
+
+
+def _ignore_merges(spec, tree, whole_only) -> automaton.PieceLaw:
+  """A piece that is a token as a whole is that token.
+
+  The law follows the sequences that BPE would make of the tokens that it
+  cannot make: they must not be a whole piece.
+  """
+  spell = {token: id_ for id_, token in enumerate(spec.tokens) if token}
+  table = bpe.offers(spec.merges)
+  first, others, closed = 0, 1, 2
+  steps: dict[int, dict[int, int]] = {first: {}}
+  open_: set[int] = set()
+  count = 3
+  for id_ in whole_only:
+    steps[first][int(id_)] = closed
+    at = first
+    for part in bpe.encode(_characters(spec, id_, spell), table):
+      inner = steps.setdefault(at, {})
+      if part not in inner:
+        inner[part] = count
+        count += 1
+      at = inner[part]
+    open_.add(at)
+  return automaton.PieceLaw(
+    first=first,
+    others=others,
+    steps=steps,
+    barred=frozenset(int(id_) for id_ in whole_only),
+    open=frozenset(open_),
+    closed=frozenset({closed}),
+  )
+
+
+def _characters(spec, id_, spell) -> list[int]:
+  """The symbols that BPE starts from in a token."""
+  token = spec.tokens[id_]
+  if spec.char_level:
+    return [spell[char.encode()] for char in token.decode()]
+  return [spell[bytes([byte])] for byte in token]
+
+
+def _inside(spec) -> automaton.PieceLaw:
+  """Some tokens start a piece, the others go on with it."""
+  first, others = 0, 1
+  starts = {
+    id_: others
+    for id_, token in enumerate(spec.tokens)
+    if token and id_ not in spec.inside
+  }
+  inner = dict.fromkeys(spec.inside, others)
+  return automaton.PieceLaw(
+    first=first,
+    others=others,
+    steps={first: starts, others: inner},
+    barred=frozenset(starts) | spec.inside,
+    open=frozenset(),
+    closed=frozenset(),
+  )
+
+
+def _assemble(spec, tokens, tree, hypotheses, unspelled, key, utf8_mode):
+  """Puts the arrays in sorted order."""
+  alive = (tokens.next != machine.DEAD).any(0)[tokens.kind]
+  spelled = list(spec.tokens)
+  for byte, id_ in spec.fallback.items():
+    spelled[id_] = bytes([byte])
+  ids = np.array([id_ for id_, token in enumerate(spelled) if token], int)
+  if not alive[ids].any():
+    raise UnsupportedTokenizerError("This tokenizer has no token to use.")
+  ids = np.array(sorted(ids, key=lambda i: (spelled[i], not alive[i], i)))
+  words = [spelled[id_] for id_ in ids]
+  nodes, node_of = trie.build(words)
+  exact = np.full(len(nodes.low), -1)
+  usable = np.flatnonzero(alive[ids])
+  exact[node_of[usable][::-1]] = usable[::-1]
+  twins = np.bincount(node_of[usable], minlength=len(exact))
+  if spec.rule == "bpe" and twins.max(initial=0) > 1:
+    at = ids[exact[np.argmax(twins)]]
+    raise UnsupportedTokenizerError(
+      f"This tokenizer has two usable tokens with the bytes {spelled[at]!r}."
+    )
+
+  def int32(values):
+    return np.ascontiguousarray(values, np.int32)
+
+  narrow = np.int16 if len(tokens.next) < 2**15 else np.int32
+  return Tables(
+    token_id=int32(ids),
+    length=int32([len(word) for word in words]),
+    kind=int32(tokens.kind[ids]),
+    low=int32(nodes.low),
+    high=int32(nodes.high),
+    exact=int32(exact),
+    twins=int32(twins),
+    node_byte=int32(nodes.byte),
+    first_child=int32(nodes.first_child),
+    children=int32(nodes.children),
+    next=np.ascontiguousarray(tokens.next, narrow),
+    cut=int32(tokens.cut),
+    ends=tokens.ends,
+    end_ids=int32(spec.end),
+    bpe=_bpe_tables(spec, tree, ids) if spec.rule == "bpe" else None,
+    rule=spec.rule,
+    start=tokens.starts[0],
+    start_inside=tokens.starts[1],
+    hypotheses=hypotheses,
+    longest=max(len(word) for word in words),
+    most_twins=int(twins.max(initial=1)),
+    info=Info(
+      key=key,
+      utf8=utf8_mode,
+      nfc=spec.nfc,
+      escapes_space=spec.escapes_space,
+      prefix=spec.prefix,
+      prefix_once=spec.prefix_once,
+      start_ids=spec.start,
+      special=tuple(sorted(spec.special.items())),
+      unspelled=tuple(sorted(unspelled)),
+      size=spec.size,
+    ),
+  )
+
+
+def _bpe_tables(spec, tree, ids) -> BpeTables:
+  """`bpe.Runs` with tokens in sorted order."""
+  runs = bpe.compile_runs(tree, spec.merges)
+  order = np.full(spec.size, -1)
+  order[ids] = np.arange(len(ids))
+  left, right = spec.merges.left[runs.merge], spec.merges.right[runs.merge]
+
+  def rows(offsets, *values):
+    """Rows of a ragged list, for the tokens in sorted order."""
+    counts = np.diff(offsets)[ids]
+    begin = offsets[:-1][ids]
+    within = np.arange(counts.sum()) - np.repeat(
+      np.cumsum(counts) - counts, counts
+    )
+    at = np.repeat(begin, counts) + within
+    return np.concatenate([[0], np.cumsum(counts)]), *(v[at] for v in values)
+
+  # A segment's symbol owns the runs that it holds.
+  symbol = left[runs.segment_start] if len(left) else runs.segment_start
+  segment_of, begin, count, symbol = rows(
+    runs.segment_of, runs.segment_start, runs.segment_count, symbol
+  )
+  spine_of, spine = rows(runs.spine_of, runs.spine)
+  by_pair = np.lexsort((order[right], order[left]))
+  pair_of = np.searchsorted(order[left][by_pair], np.arange(len(ids) + 1))
+
+  # Tokens that are not in the tables leave gaps in the order; close them.
+  rank = np.full(len(runs.position) + 1, 0)
+  rank[runs.position[ids]] = 1
+  rank = np.cumsum(rank) - rank
+
+  def int32(values):
+    return np.ascontiguousarray(values, np.int32)
+
+  return BpeTables(
+    position=int32(rank[runs.position[ids]]),
+    start=int32(rank[runs.start]),
+    stop=int32(rank[runs.stop]),
+    segment_of=int32(segment_of),
+    segment_start=int32(begin),
+    segment_count=int32(count),
+    segment_token=int32(order[symbol]),
+    spine_of=int32(spine_of),
+    spine=int32(order[spine]),
+    pair_of=int32(pair_of),
+    pair_right=int32(order[right][by_pair]),
+    pair_run=int32(by_pair),
+    segments=int(np.diff(segment_of).max(initial=0)),
+    spines=int(np.diff(spine_of).max(initial=0)),
+    pairs=int(np.diff(pair_of).max(initial=0)),
+  )
