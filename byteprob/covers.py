@@ -1,0 +1,331 @@
+"""Device: the nodes of a text, byte by byte.
+
+A *node* is a token sequence that spells a prefix of the text and that the
+tokenizer can begin with. A *live start* is a node that some token still
+carries past the bytes read so far. `advance` reads one byte: it follows every
+live start down the trie, and where a whole token has been read and may stand
+there, a new node begins. Nothing here sees a model.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from byteprob.tokenization.tables import BpeTables, Tables
+
+NONE = -1
+ROOT = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capacity:
+  """How much room there is; what does not fit is reported, never dropped
+  silently.
+
+  Attributes:
+    nodes: nodes of a text, the root included.
+    width: live starts at once.
+    born: new nodes at one byte.
+    lanes: token pairs that are checked at a time.
+  """
+
+  nodes: int
+  width: int = 32
+  born: int = 4
+  lanes: int = 8
+
+
+class Nodes(NamedTuple):
+  """The nodes of one text, in the order of their ends; 0 is the root.
+
+  Attributes:
+    token: `int32[N]` last token (in sorted order), -1 at the root.
+    parent: `int32[N]` the node without it, -1 at the root.
+    end: `int32[N]` bytes spelled.
+    depth: `int32[N]` tokens since the root.
+    states: `int32[N, H]` states of the automaton that the node may be in, one
+      for each way of cutting the text that later bytes may still decide for.
+    count: `int32[]` how many there are.
+  """
+
+  token: Int[Array, " N"]
+  parent: Int[Array, " N"]
+  end: Int[Array, " N"]
+  depth: Int[Array, " N"]
+  states: Int[Array, "N H"]
+  count: Int[Array, ""]
+
+
+class Front(NamedTuple):
+  """The live starts, in the order of their nodes.
+
+  Attributes:
+    node: `int32[W]` the node, -1 where there is none.
+    place: `int32[W]` trie node of the bytes since the node's end.
+    overflow: `bool[]` something has not fitted: the results are void.
+  """
+
+  node: Int[Array, " W"]
+  place: Int[Array, " W"]
+  overflow: Bool[Array, ""]
+
+
+def begin(
+  tables: Tables, capacity: Capacity, start: Int[Array, ""]
+) -> tuple[Nodes, Front]:
+  """The root alone, in state `start` of the automaton."""
+  count, states = capacity.nodes, tables.hypotheses
+  nodes = Nodes(
+    token=jnp.full((count,), NONE, jnp.int32),
+    parent=jnp.full((count,), NONE, jnp.int32),
+    end=jnp.zeros((count,), jnp.int32),
+    depth=jnp.zeros((count,), jnp.int32),
+    states=jnp.full((count, states), NONE, jnp.int32).at[0, 0].set(start),
+    count=jnp.int32(1),
+  )
+  front = Front(
+    node=jnp.full((capacity.width,), NONE, jnp.int32).at[0].set(0),
+    place=jnp.full((capacity.width,), ROOT, jnp.int32),
+    overflow=jnp.bool_(False),
+  )
+  return nodes, front
+
+
+def advance(
+  tables: Tables,
+  capacity: Capacity,
+  nodes: Nodes,
+  front: Front,
+  byte: Int[Array, ""],
+) -> tuple[Nodes, Front]:
+  """Reads one byte.
+
+  Args:
+    tables: the tokenizer.
+    capacity: what `nodes` and `front` were made with.
+    nodes: the nodes so far.
+    front: the live starts before the byte.
+    byte: `int32[]`, the byte.
+
+  Returns:
+    The nodes with those that end at the byte, and the live starts after it,
+    the new nodes included. If `overflow` is set, try a larger capacity.
+  """
+  live = front.node != NONE
+  place = jnp.where(live, child(tables, front.place, byte), NONE)
+  node, place, lost = _squeeze(
+    place != NONE, capacity.width, front.node, place
+  )
+  first = jnp.where(place == NONE, NONE, tables.exact[place])
+  token, lane, many = _candidates(tables, capacity, first, place)
+  parent = jnp.where(lane == NONE, NONE, node[lane])
+  states = follow(tables, capacity, nodes, parent, token)
+  token, parent, states, crowded = _squeeze(
+    (states != NONE).any(1), capacity.born, token, parent, states
+  )
+  fresh = token != NONE
+  rank = jnp.arange(capacity.born, dtype=jnp.int32)
+  at = jnp.where(fresh, nodes.count + rank, len(nodes.token))
+  grown = Nodes(
+    token=nodes.token.at[at].set(token, mode="drop"),
+    parent=nodes.parent.at[at].set(parent, mode="drop"),
+    end=nodes.end.at[at].set(
+      nodes.end[parent] + tables.length[token], mode="drop"
+    ),
+    depth=nodes.depth.at[at].set(nodes.depth[parent] + 1, mode="drop"),
+    states=nodes.states.at[at].set(states, mode="drop"),
+    count=nodes.count + fresh.sum(dtype=jnp.int32),
+  )
+  node, place, full = _squeeze(
+    jnp.concatenate([node != NONE, fresh]),
+    capacity.width,
+    jnp.concatenate([node, at]),
+    jnp.concatenate([place, jnp.full((capacity.born,), ROOT, jnp.int32)]),
+  )
+  overflow = front.overflow | lost | many | crowded | full
+  overflow |= grown.count > capacity.nodes
+  return grown, Front(node=node, place=place, overflow=overflow)
+
+
+def child(
+  tables: Tables, place: Int[Array, " W"], byte: Int[Array, ""]
+) -> Int[Array, " W"]:
+  """The children of trie nodes by a byte, -1 where there is none."""
+  low = jnp.where(place == NONE, 0, tables.first_child[place])
+  stop = low + jnp.where(place == NONE, 0, tables.children[place])
+  high = stop
+  for _ in range(9):  # a node has at most 256 children
+    middle = (low + high) // 2
+    before = (low < high) & (tables.node_byte[middle] < byte)
+    low, high = (
+      jnp.where(before, middle + 1, low),
+      jnp.where(before, high, jnp.minimum(middle, high)),
+    )
+  found = (low < stop) & (tables.node_byte[low] == byte)
+  return jnp.where(found, low, NONE)
+
+
+def _candidates(tables, capacity, first, place):
+  """Tokens that end at this byte, and the live start each began at.
+
+  Returns:
+    `token[W]`, `lane[W]`, and whether there were more than `W`.
+  """
+  width = capacity.width
+  lane = jnp.arange(width, dtype=jnp.int32)
+  if tables.most_twins == 1:
+    return first, jnp.where(first == NONE, NONE, lane), jnp.bool_(False)
+  twin = jnp.arange(tables.most_twins, dtype=jnp.int32)[:, None]
+  more = (first != NONE) & (twin < tables.twins[place])
+  token = jnp.where(more, first + twin, NONE)
+  lanes = jnp.where(more, lane, NONE)
+  return _squeeze(more.ravel(), width, token.ravel(), lanes.ravel())
+
+
+def _squeeze(keep, size, *values):
+  """Moves what is kept to the front; -1 fills the rest.
+
+  Returns:
+    The values, `[size, ...]` each, and whether something did not fit.
+  """
+  rank = jnp.cumsum(keep) - 1
+  at = jnp.where(keep, rank, size)
+  moved = tuple(
+    jnp.full((size, *value.shape[1:]), NONE, value.dtype)
+    .at[at]
+    .set(value, mode="drop")
+    for value in values
+  )
+  return *moved, keep.sum() > size
+
+
+def follow(
+  tables: Tables,
+  capacity: Capacity,
+  nodes: Nodes,
+  parent: Int[Array, " W"],
+  token: Int[Array, " W"],
+) -> Int[Array, "W H"]:
+  """States after a token behind a node; all -1 if it may not stand there.
+
+  Args:
+    tables: the tokenizer.
+    capacity: how many pairs are checked at a time.
+    nodes: the nodes.
+    parent: the nodes in question, -1 for none.
+    token: the tokens.
+  """
+  able = token != NONE
+  before = jnp.where(able[:, None], nodes.states[parent], NONE)
+  kind = tables.kind[token][:, None]
+  plain = step(tables, before, kind)
+  cut = jnp.where(before == NONE, NONE, tables.cut[before])
+  cut = step(tables, cut, kind)
+  # BPE's law holds where no cut stands between the two.
+  asked = (plain != NONE).any(1)
+  if tables.rule == "bpe":
+    allowed = _check_pairs(tables, capacity, nodes.token[parent], token, asked)
+    plain = jnp.where(allowed[:, None], plain, NONE)
+  return _distinct(jnp.concatenate([plain, cut], axis=1), tables.hypotheses)
+
+
+def step(
+  tables: Tables, state: Int[Array, "..."], kind: Int[Array, "..."]
+) -> Int[Array, "..."]:
+  """The automaton's state after a token of a kind; -1 stays -1."""
+  after = tables.next[state, kind].astype(jnp.int32)
+  return jnp.where(state == NONE, NONE, after)
+
+
+def _distinct(states, size):
+  """Different states of each row, in order, -1 after them.
+
+  The number of states is bounded when the tables are compiled.
+  """
+  count = states.shape[1]
+  earlier = jnp.tril(jnp.ones((count, count), bool), -1)
+  same = states[:, :, None] == states[:, None, :]
+  keep = (states != NONE) & ~(same & earlier).any(2)
+  rank = jnp.where(keep, jnp.cumsum(keep, 1) - 1, size)
+  row = jnp.arange(len(states))[:, None]
+  empty = jnp.full((len(states), size), NONE, states.dtype)
+  return empty.at[row, rank].set(states, mode="drop")
+
+
+def _check_pairs(tables, capacity, left, right, asked):
+  """`bool[W]` whether BPE leaves the pairs that are asked for as they are."""
+  lanes = min(capacity.lanes, len(asked))
+  order = jnp.argsort(~asked, stable=True).astype(jnp.int32)
+  count = asked.sum()
+
+  def check(carry):
+    begin, allowed = carry
+    lane = order[jnp.minimum(begin + jnp.arange(lanes), len(asked) - 1)]
+    ok = pair_allowed(tables.bpe, left[lane], right[lane])
+    return begin + lanes, allowed.at[lane].set(ok)
+
+  start = (jnp.int32(0), jnp.zeros_like(asked))
+  return jax.lax.while_loop(lambda c: c[0] < count, check, start)[1]
+
+
+def pair_allowed(
+  bpe: BpeTables, left: Int[Array, " P"], right: Int[Array, " P"]
+) -> Bool[Array, " P"]:
+  """Whether BPE leaves pairs of tokens as they are; `left` may be -1."""
+  segment = bpe.segment_of[left][:, None] + jnp.arange(bpe.segments)
+  on_segment = segment < bpe.segment_of[left + 1][:, None]
+  spine = bpe.spine_of[right][:, None] + jnp.arange(bpe.spines)
+  on_spine = spine < bpe.spine_of[right + 1][:, None]
+  on_segment &= (left != NONE)[:, None]
+  symbol = jnp.where(on_segment, bpe.segment_token[segment], NONE)
+  part = jnp.where(on_spine, bpe.spine[spine], NONE)
+  run = _find_pair(bpe, symbol[:, :, None], part[:, None, :])
+  first = bpe.segment_start[segment][:, :, None]
+  inside = (run >= first) & (
+    run < first + bpe.segment_count[segment][:, :, None]
+  )
+  place = bpe.position[right][:, None, None]
+  inside &= (bpe.start[run] <= place) & (place < bpe.stop[run])
+  return ~(inside & (run != NONE)).any((1, 2))
+
+
+def _find_pair(bpe, left, right):
+  """The run of the merge of each pair of symbols, -1 if they never merge."""
+  some = (left != NONE) & (right != NONE)
+  low = jnp.where(some, bpe.pair_of[left], 0)
+  stop = jnp.where(some, bpe.pair_of[left + 1], 0)
+  low, stop = jnp.broadcast_arrays(low, stop)
+  high = stop
+  for _ in range(bpe.pairs.bit_length()):
+    middle = (low + high) // 2
+    before = (low < high) & (bpe.pair_right[middle] < right)
+    low, high = (
+      jnp.where(before, middle + 1, low),
+      jnp.where(before, high, jnp.minimum(middle, high)),
+    )
+  found = (low < stop) & (bpe.pair_right[low] == right)
+  return jnp.where(found, bpe.pair_run[low], NONE)
+
+
+def read(
+  tables: Tables,
+  capacity: Capacity,
+  text: Int[Array, " n"],
+  length: Int[Array, ""],
+  start: Int[Array, ""],
+) -> tuple[Nodes, Front]:
+  """Reads the first `length` bytes of a padded text.
+
+  Returns:
+    All its nodes, and the live starts at its end.
+  """
+
+  def body(at, carry):
+    return advance(tables, capacity, *carry, text[at].astype(jnp.int32))
+
+  return jax.lax.fori_loop(
+    0, length, body, begin(tables, capacity, start)
+  )
