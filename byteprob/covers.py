@@ -8,11 +8,12 @@ there, a new node begins. Nothing here sees a model.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt8
 
 from byteprob.tokenization.tables import BpeTables, Tables
 
@@ -100,6 +101,7 @@ def advance(
   nodes: Nodes,
   front: Front,
   byte: Int[Array, ""],
+  active: Bool[Array, ""],
 ) -> tuple[Nodes, Front]:
   """Reads one byte.
 
@@ -109,6 +111,7 @@ def advance(
     nodes: the nodes so far.
     front: the live starts before the byte.
     byte: `int32[]`, the byte.
+    active: whether there is one; if not, nothing changes.
 
   Returns:
     The nodes with those that end at the byte, and the live starts after it,
@@ -124,7 +127,7 @@ def advance(
   parent = jnp.where(lane == NONE, NONE, node[lane])
   states = follow(tables, capacity, nodes, parent, token)
   token, parent, states, crowded = _squeeze(
-    (states != NONE).any(1), capacity.born, token, parent, states
+    active & (states != NONE).any(1), capacity.born, token, parent, states
   )
   fresh = token != NONE
   rank = jnp.arange(capacity.born, dtype=jnp.int32)
@@ -145,13 +148,16 @@ def advance(
     jnp.concatenate([node, at]),
     jnp.concatenate([place, jnp.full((capacity.born,), ROOT, jnp.int32)]),
   )
-  overflow = front.overflow | lost | many | crowded | full
-  overflow |= grown.count > capacity.nodes
-  return grown, Front(node=node, place=place, overflow=overflow)
+  overflow = lost | many | crowded | full | (grown.count > capacity.nodes)
+  return grown, Front(
+    node=jnp.where(active, node, front.node),
+    place=jnp.where(active, place, front.place),
+    overflow=front.overflow | (active & overflow),
+  )
 
 
 def child(
-  tables: Tables, place: Int[Array, " W"], byte: Int[Array, ""]
+  tables: Tables, place: Int[Array, " W"], byte: Int[Array, " #W"]
 ) -> Int[Array, " W"]:
   """The children of trie nodes by a byte, -1 where there is none."""
   low = jnp.where(place == NONE, 0, tables.first_child[place])
@@ -310,22 +316,54 @@ def _find_pair(bpe, left, right):
   return jnp.where(found, bpe.pair_run[low], NONE)
 
 
+class Path(NamedTuple):
+  """The live starts after each byte of a text, `[n, W]` each.
+
+  Attributes:
+    node: which node, -1 for none.
+    born: the node ends at this very byte.
+  """
+
+  node: Int[Array, "n W"]
+  born: Bool[Array, "n W"]
+
+
 def read(
   tables: Tables,
   capacity: Capacity,
-  text: Int[Array, " n"],
-  length: Int[Array, ""],
-  start: Int[Array, ""],
-) -> tuple[Nodes, Front]:
-  """Reads the first `length` bytes of a padded text.
+  text: UInt8[Array, "B n"],
+  length: Int[Array, " B"],
+  start: Int[Array, " B"],
+) -> tuple[Nodes, Front, Path]:
+  """Reads texts, all at once, byte by byte.
+
+  Args:
+    tables: the tokenizer.
+    capacity: room for the nodes of each.
+    text: bytes, padded.
+    length: how many there are in each.
+    start: the automaton's state where each starts.
 
   Returns:
-    All its nodes, and the live starts at its end.
+    The nodes of the texts, the live starts at their ends, and those after
+    each byte; everything with a leading batch axis.
   """
+  batch, longest = text.shape
+  step = jax.vmap(functools.partial(advance, tables, capacity))
 
   def body(at, carry):
-    return advance(tables, capacity, *carry, text[at].astype(jnp.int32))
+    nodes, front, path = carry
+    byte = text[:, at].astype(jnp.int32)
+    nodes, front = step(nodes, front, byte, at < length)
+    return nodes, front, Path(
+      node=path.node.at[:, at].set(front.node),
+      born=path.born.at[:, at].set(front.place == ROOT),
+    )
 
-  return jax.lax.fori_loop(
-    0, length, body, begin(tables, capacity, start)
+  nodes, front = jax.vmap(functools.partial(begin, tables, capacity))(start)
+  shape = (batch, longest, capacity.width)
+  path = Path(
+    node=jnp.full(shape, NONE, jnp.int32), born=jnp.zeros(shape, bool)
   )
+  # The loop ends with the longest text, not with the padding.
+  return jax.lax.fori_loop(0, length.max(), body, (nodes, front, path))

@@ -261,6 +261,7 @@ def _assemble(spec, tokens, tree, hypotheses, unspelled, key, utf8_mode):
   usable = np.flatnonzero(alive[ids])
   exact[node_of[usable][::-1]] = usable[::-1]
   twins = np.bincount(node_of[usable], minlength=len(exact))
+  equal = np.bincount(node_of, minlength=len(exact))
   if spec.rule == "bpe" and twins.max(initial=0) > 1:
     at = ids[exact[np.argmax(twins)]]
     raise UnsupportedTokenizerError(
@@ -275,10 +276,12 @@ def _assemble(spec, tokens, tree, hypotheses, unspelled, key, utf8_mode):
     token_id=int32(ids),
     length=int32([len(word) for word in words]),
     kind=int32(tokens.kind[ids]),
+    twin=int32(np.arange(len(ids)) - nodes.low[node_of]),
     low=int32(nodes.low),
     high=int32(nodes.high),
     exact=int32(exact),
     twins=int32(twins),
+    equal=int32(equal),
     node_byte=int32(nodes.byte),
     first_child=int32(nodes.first_child),
     children=int32(nodes.children),

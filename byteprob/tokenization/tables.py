@@ -93,10 +93,13 @@ class Tables:
     token_id: `int32[Y]`.
     length: `int32[Y]` bytes.
     kind: `int32[Y]` column of `next`.
+    twin: `int32[Y]` number of a token among those with its bytes.
     low, high: `int32[M]` tokens below each node of the trie.
     exact: `int32[M]` the first token that is exactly the node's bytes and can
       occur, -1 if there is none.
     twins: `int32[M]` how many such tokens there are.
+    equal: `int32[M]` how many tokens are exactly the node's bytes, those that
+      cannot occur included; they are the first from `low` on.
     node_byte: `int32[M]` the node's last byte.
     first_child, children: `int32[M]` the node's children.
     next: `int32[Q, K]` state after a token of a kind, -1 where it cannot be.
@@ -116,10 +119,12 @@ class Tables:
   token_id: jax.Array
   length: jax.Array
   kind: jax.Array
+  twin: jax.Array
   low: jax.Array
   high: jax.Array
   exact: jax.Array
   twins: jax.Array
+  equal: jax.Array
   node_byte: jax.Array
   first_child: jax.Array
   children: jax.Array

@@ -1,0 +1,307 @@
+"""Device: from a model's rows of logits to probabilities of bytes.
+
+The byte-level model is the token-level model with the tokens that may not
+follow a node masked out and the rest renormalized, node by node. All that a
+text needs of a row are sums over intervals of the sorted vocabulary: the
+tokens that start with the next bytes of the text. Sums are of positive terms
+only, each with its own largest term taken out, so that nothing possible is
+rounded to probability 0.
+
+Source: the Byte-Token Representation Lemma (arXiv 2410.09303); the mask of a
+row in one pass over its forbidden runs is ours.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from byteprob.covers import NONE, child, step
+from byteprob.tokenization.tables import BpeTables, Tables
+
+BLOCK = 128
+"""Tokens that are summed up once for all intervals that hold them all."""
+
+_CHUNK = 4096
+"""Runs, or children, that are treated at a time."""
+
+
+class Rows(NamedTuple):
+  """What each of `R` nodes says of the next token.
+
+  Attributes:
+    token: `float32[R, Y']` log-probs of the tokens in sorted order, padded to
+      whole blocks; -inf where a token may not stand.
+    block: `float32[R, Y' / BLOCK]` log of each block's sum.
+    eos: `float32[R]` log-prob that the text ends here.
+    total: `float32[R]` log of the model's own probability of all that is
+      allowed: what masking has taken away is `1 - exp(total)`.
+  """
+
+  token: Float[Array, "R Y"]
+  block: Float[Array, "R K"]
+  eos: Float[Array, " R"]
+  total: Float[Array, " R"]
+
+
+def rows(
+  tables: Tables,
+  logits: Float[Array, "R V"],
+  last: Int[Array, " R"],
+  states: Int[Array, "R H"],
+  *,
+  trust_model: bool = False,
+) -> Rows:
+  """Log-probs of the tokens that may follow each node, renormalized.
+
+  Args:
+    tables: the tokenizer.
+    logits: `float32`, the model's rows at the nodes.
+    last: last token of each node, -1 at the root.
+    states: states of each node.
+    trust_model: skip the mask and the renormalization: tokens that may not
+      stand keep their probability (the paper's fast mode).
+  """
+  logits = logits.astype(jnp.float32)
+  everything = _logsumexp(logits, 1)
+  if trust_model:
+    allowed = jnp.ones((1, len(tables.token_id)), bool)
+    may_end = jnp.ones(len(last), bool)
+  else:
+    allowed, may_end = mask(tables, last, states)
+  size = allowed.shape[1]
+  token = jnp.where(allowed, logits[:, tables.token_id], -jnp.inf)
+  token = jnp.pad(
+    token, ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf
+  )
+  block = _logsumexp(token.reshape(len(last), -1, BLOCK), 2)
+  eos = _logsumexp(logits[:, tables.end_ids], 1)
+  eos = jnp.where(may_end, eos, -jnp.inf)
+  total = jnp.logaddexp(_logsumexp(block, 1), eos)
+  norm = everything if trust_model else total
+  return Rows(
+    token=token - norm[:, None],
+    block=block - norm[:, None],
+    eos=eos - norm,
+    total=total - everything,
+  )
+
+
+def mask(
+  tables: Tables, last: Int[Array, " R"], states: Int[Array, "R H"]
+) -> tuple[Bool[Array, "R Y"], Bool[Array, " R"]]:
+  """Which tokens may follow each node, and whether the text may end there."""
+  cut = jnp.where(states == NONE, NONE, tables.cut[states])
+
+  def able(states):
+    kinds = jnp.arange(tables.next.shape[1])
+    return (step(tables, states[..., None], kinds) != NONE).any(1)
+
+  plain, after_cut = able(states), able(cut)
+  # One table look-up a token: bit 0 without a cut, bit 1 with one.
+  ways = (plain + 2 * after_cut).astype(jnp.uint8)[:, tables.kind]
+  if tables.rule == "bpe":
+    barred = forbidden(tables.bpe, last)[:, tables.bpe.position]
+    allowed = (ways >= 2) | ((ways == 1) & ~barred)
+  else:
+    allowed = ways > 0
+  may_end = ((states != NONE) & tables.ends[states]).any(1)
+  return allowed, may_end
+
+
+def forbidden(
+  bpe: BpeTables, last: Int[Array, " R"]
+) -> Bool[Array, "R Y"]:
+  """Tokens that a merge would join to each token, in the runs' own order."""
+  count, size = len(last), len(bpe.position)
+  segment = bpe.segment_of[last][:, None] + jnp.arange(bpe.segments)
+  some = (segment < bpe.segment_of[last + 1][:, None]) & (last != NONE)[:, None]
+  begin = jnp.where(some, bpe.segment_start[segment], 0).ravel()
+  length = jnp.where(some, bpe.segment_count[segment], 0).ravel()
+  stop = jnp.cumsum(length)
+
+  def mark(carry):
+    first, edges = carry
+    item = first + jnp.arange(_CHUNK, dtype=jnp.int32)
+    at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
+    at = jnp.minimum(at, len(stop) - 1)
+    run = begin[at] + item - (stop[at] - length[at])
+    row = jnp.where(item < stop[-1], at // bpe.segments, count)
+    edges = edges.at[row, bpe.start[run]].add(1, mode="drop")
+    edges = edges.at[row, bpe.stop[run]].add(-1, mode="drop")
+    return first + _CHUNK, edges
+
+  if not bpe.segments:
+    return jnp.zeros((count, size), bool)
+  edges = jnp.zeros((count, size + 1), jnp.int32)
+  start = (jnp.int32(0), edges)
+  _, edges = jax.lax.while_loop(lambda c: c[0] < stop[-1], mark, start)
+  return jnp.cumsum(edges[:, :size], axis=1) > 0
+
+
+def mass(
+  rows: Rows,
+  row: Int[Array, " P"],
+  low: Int[Array, " P"],
+  high: Int[Array, " P"],
+) -> Float[Array, " P"]:
+  """Log of the probability that a row gives to tokens `[low, high)`."""
+  token = rows.token.reshape(len(rows.token), -1, BLOCK)
+  last_block = token.shape[1] - 1
+  # Whole blocks are `first..stop`; what sticks out lies in the one before
+  # and in the one after.
+  first, stop = -(-low // BLOCK), high // BLOCK
+  offset = jnp.arange(BLOCK)
+
+  def part(block, inside):
+    values = token[row, jnp.clip(block, 0, last_block)]
+    place = block[:, None] * BLOCK + offset
+    return jnp.where(inside(place), values, -jnp.inf)
+
+  left = part(
+    first - 1, lambda at: (at >= low[:, None]) & (at < high[:, None])
+  )
+  right = part(
+    stop, lambda at: (at < high[:, None]) & (first <= stop)[:, None]
+  )
+  block = jnp.arange(last_block + 1)
+  whole = (block >= first[:, None]) & (block < stop[:, None])
+  whole = jnp.where(whole, rows.block[row], -jnp.inf)
+  return _logsumexp(jnp.concatenate([left, right, whole], axis=1), 1)
+
+
+class Follow(NamedTuple):
+  """What `R` rows say of the text that follows their nodes.
+
+  Attributes:
+    starts: `[r, d]` log-prob that the next token starts with the next `d + 1`
+      bytes of the text.
+    exact: `[r, d, t]` that it is exactly these (the `t`-th token that is).
+    beyond: `[r, d]` that it starts with them and goes on; None where nobody
+      asked.
+  """
+
+  starts: Float[Array, "R D"]
+  exact: Float[Array, "R D T"]
+  beyond: Float[Array, "R D"] | None
+
+
+def follow_text(
+  tables: Tables,
+  rows: Rows,
+  end: Int[Array, " R"],
+  text: UInt8[Array, "B n"],
+  length: Int[Array, " B"],
+  owner: Int[Array, " R"],
+  *,
+  beyond: bool = False,
+) -> Follow:
+  """Follows the text down the trie behind each node.
+
+  Args:
+    tables: the tokenizer.
+    rows: the rows.
+    end: where each node ends; `length` or more for none.
+    text: bytes of each text, padded.
+    length: how many there are.
+    owner: which text each row belongs to.
+    beyond: whether `Follow.beyond` is wanted.
+
+  Returns:
+    See `Follow`; `D` is the longest token; -inf past the text's end.
+  """
+  count, deep = len(end), tables.longest
+  row = jnp.arange(count)
+
+  def go_on(carry):
+    depth, place, _ = carry
+    return (depth < deep) & (place != NONE).any()
+
+  def read(carry):
+    depth, place, found = carry
+    at = end + depth
+    byte = text[owner, at].astype(jnp.int32)
+    place = jnp.where(at < length[owner], child(tables, place, byte), NONE)
+    live = place != NONE
+    low, high = tables.low[place], tables.high[place]
+    whole = mass(rows, row, low, jnp.where(live, high, low))
+    twin = jnp.arange(tables.most_twins)
+    there = live[:, None] & (twin < tables.twins[place][:, None])
+    token = jnp.where(there, tables.exact[place][:, None] + twin, 0)
+    values = jnp.take_along_axis(rows.token, token, axis=1)
+    found = Follow(
+      starts=found.starts.at[:, depth].set(whole),
+      exact=found.exact.at[:, depth].set(jnp.where(there, values, -jnp.inf)),
+      beyond=found.beyond,
+    )
+    if beyond:
+      low = low + tables.equal[place]
+      longer = mass(rows, row, low, jnp.where(live, high, 0))
+      found = found._replace(beyond=found.beyond.at[:, depth].set(longer))
+    return depth + 1, place, found
+
+  nothing = Follow(
+    starts=jnp.full((count, deep), -jnp.inf),
+    exact=jnp.full((count, deep, tables.most_twins), -jnp.inf),
+    beyond=jnp.full((count, deep), -jnp.inf) if beyond else None,
+  )
+  root = jnp.where(end < length[owner], 0, NONE).astype(jnp.int32)
+  return jax.lax.while_loop(go_on, read, (jnp.int32(0), root, nothing))[2]
+
+
+def next_bytes(
+  tables: Tables,
+  rows: Rows,
+  row: Int[Array, " W"],
+  place: Int[Array, " W"],
+) -> Float[Array, "W 257"]:
+  """What rows say of the byte after the bytes at a trie node.
+
+  Args:
+    tables: the tokenizer.
+    rows: the rows.
+    row: which row; -1 for none.
+    place: trie node of the bytes since the row's node, 0 right after it.
+
+  Returns:
+    `[w, b]` log-prob that the next token starts with those bytes and then
+    `b`; index 256 that the text ends, if nothing has been read since the
+    node. -inf all through where `row` is -1.
+  """
+  length = jnp.where(row == NONE, 0, tables.children[place])
+  stop = jnp.cumsum(length)
+
+  def add(carry):
+    first, found = carry
+    item = first + jnp.arange(_LANES, dtype=jnp.int32)
+    at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
+    at = jnp.minimum(at, len(stop) - 1)
+    node = tables.first_child[place[at]] + item - (stop[at] - length[at])
+    some = item < stop[-1]
+    low, high = tables.low[node], tables.high[node]
+    value = mass(rows, row[at], low, jnp.where(some, high, low))
+    at = jnp.where(some, at, len(row))
+    byte = tables.node_byte[node]
+    return first + _LANES, found.at[at, byte].set(value, mode="drop")
+
+  found = jnp.full((len(row), 257), -jnp.inf)
+  start = (jnp.int32(0), found)
+  found = jax.lax.while_loop(lambda c: c[0] < stop[-1], add, start)[1]
+  at_node = (row != NONE) & (place == 0)
+  return found.at[:, 256].set(jnp.where(at_node, rows.eos[row], -jnp.inf))
+
+
+_LANES = 256
+
+
+def _logsumexp(values: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+  """Log of the sum of exponentials; -inf where all are -inf, or none are."""
+  if not values.shape[axis]:
+    shape = list(values.shape)
+    del shape[axis]
+    return jnp.full(shape, -jnp.inf, values.dtype)
+  top = values.max(axis)
+  safe = jnp.where(jnp.isneginf(top), 0, top)
+  total = jnp.exp(values - jnp.expand_dims(safe, axis)).sum(axis)
+  return jnp.where(jnp.isneginf(top), -jnp.inf, safe + jnp.log(total))

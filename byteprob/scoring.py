@@ -1,0 +1,457 @@
+"""Host: whole texts in one pass over their nodes; the device does the work.
+
+A text's nodes do not depend on the model, so they are found first. Then the
+model is called on them, a chunk at a time, each node attending to its
+ancestors alone; a chunk's rows are reduced to the few numbers that the text
+needs of them before the next chunk begins. Many texts go side by side.
+
+The cache holds what later chunks attend to and no more: since the whole tree
+is known, a slot is free again as soon as its node has no descendants to come.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byteprob import covers, lemma, weights
+from byteprob.errors import PromptError
+from byteprob.tokenization.tables import Tables
+from byteprob.types import Extend, Model
+
+MAX_ROWS = 512
+"""Rows of one model call, for one text."""
+
+MAX_LOGITS = 2**26
+"""Logits of one model call, for all texts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Query:
+  """A text to score.
+
+  Attributes:
+    prefix: token ids before the text, at least one.
+    text: bytes of the working text.
+    start: state of the automaton where the text starts.
+  """
+
+  prefix: tuple[int, ...]
+  text: bytes
+  start: int
+
+
+class Score(NamedTuple):
+  """What scoring says of a text of `n` bytes with `N` nodes.
+
+  Attributes:
+    byte: `float32[n]` log-prob of each byte given those before it.
+    next: `float32[257]` log-probs of the byte after the text, and of its end.
+    total: log-prob of the whole text.
+    nodes: the nodes.
+    node_weight: `float32[N]` log of each node's probability over that of the
+      bytes that it spells.
+    allowed: `float32[N]` log of the probability that the model itself gives
+      to what is allowed after each node.
+    front: node and trie node of the live starts at the text's end, and their
+      weights over the whole text's.
+    front_rows: `float32[W, Y]` log-probs of the tokens there, if asked for.
+  """
+
+  byte: np.ndarray
+  next: np.ndarray
+  total: float
+  nodes: covers.Nodes
+  node_weight: np.ndarray
+  allowed: np.ndarray
+  front: tuple[np.ndarray, np.ndarray, np.ndarray]
+  front_rows: np.ndarray | None
+
+
+def score(
+  model: Model,
+  tables: Tables,
+  queries: Sequence[Query],
+  *,
+  trust_model: bool = False,
+  keep_rows: bool = False,
+) -> list[Score]:
+  """Scores texts side by side.
+
+  Args:
+    model: the model.
+    tables: the tokenizer, on the device.
+    queries: the texts; of like lengths, or the shorter ones wait.
+    trust_model: see `lemma.rows`.
+    keep_rows: return `front_rows`.
+
+  Raises:
+    PromptError: a text is longer than the model's context, or the model's
+      logits are not numbers.
+  """
+  nodes, front, path = read(tables, queries)
+  host_nodes, host_front = jax.device_get((nodes, front))
+  plan = _Plan(model, tables, queries, host_nodes, host_front)
+  cache = model.init_cache(len(queries), plan.slots)
+  sums = _nothing(
+    tables,
+    (len(queries), plan.chunks * plan.rows),
+    front.node.shape,
+    trust_model,
+    keep_rows,
+  )
+  text, length = _texts(queries)
+  for chunk in range(plan.chunks):
+    cache, sums = _call(
+      model.extend,
+      tables,
+      model.params,
+      cache,
+      sums,
+      plan.chunk(chunk),
+      text,
+      length,
+    )
+  read_ = jax.device_get(
+    _weigh(tables, nodes, path, length, plan.offset, sums, trust_model)
+  )
+  sums = jax.device_get(sums._replace(follow=None))
+  scores = []
+  for k, query in enumerate(queries):
+    one = _take((read_, sums, host_nodes, host_front), k)
+    scores.append(_score(query, int(plan.offset[k]), *one, trust_model))
+  return scores
+
+
+def read(
+  tables: Tables, queries: Sequence[Query]
+) -> tuple[covers.Nodes, covers.Front, covers.Path]:
+  """The nodes of texts, with as much room as they turn out to need."""
+  text, length = _texts(queries)
+  start = np.array([query.start for query in queries], np.int32)
+  size = text.shape[1]
+  capacity = covers.Capacity(nodes=size + size // 4 + 16)
+  while True:
+    found = _read(tables, capacity, text, length, start)
+    if not np.asarray(found[1].overflow).any():
+      return found
+    capacity = dataclasses.replace(
+      capacity,
+      nodes=2 * capacity.nodes,
+      width=2 * capacity.width,
+      born=2 * capacity.born,
+    )
+
+
+_read = jax.jit(covers.read, static_argnames=("capacity",))
+
+
+def bucket(count: int) -> int:
+  """The padded size: powers of two, then steps of an eighth of one."""
+  power = 1 << max(count - 1, 15).bit_length()
+  if power <= 128:
+    return power
+  step = power // 8
+  return -(-count // step) * step
+
+
+def _texts(queries):
+  """Texts as `uint8[B, n]`, padded, and their lengths."""
+  length = np.array([len(query.text) for query in queries], np.int32)
+  text = np.zeros((len(queries), bucket(int(length.max()))), np.uint8)
+  for row, query in zip(text, queries, strict=True):
+    row[: len(query.text)] = np.frombuffer(query.text, np.uint8)
+  return text, length
+
+
+def _take(tree, k):
+  return jax.tree.map(lambda leaf: leaf[k], tree)
+
+
+class _Chunk(NamedTuple):
+  """The inputs of one model call, `[B, R]` each but where it says.
+
+  Attributes:
+    first: `[]` number of the first row.
+    token: model ids.
+    position: rows before each on its path.
+    slot: where in the cache each goes.
+    attends: `[B, R, S]`.
+    last: last token of the node, in sorted order; -1 at a root.
+    states: `[B, R, H]` states of the node.
+    end: where the node ends; past the text for rows that are no nodes.
+    front_row: `[B, W]` row of each live start at the text's end, -1 if it is
+      in another chunk.
+    front_place: `[B, W]` its trie node.
+  """
+
+  first: np.ndarray
+  token: np.ndarray
+  position: np.ndarray
+  slot: np.ndarray
+  attends: np.ndarray
+  last: np.ndarray
+  states: np.ndarray
+  end: np.ndarray
+  front_row: np.ndarray
+  front_place: np.ndarray
+
+
+class _Sums(NamedTuple):
+  """What is kept of all rows `[B, N', ...]`, and of the text's end.
+
+  Attributes:
+    follow: see `lemma.Follow`.
+    allowed: `[B, N']` see `Score`.
+    ending: `[B, W, 257]` from `lemma.next_bytes`.
+    front_rows: `[B, W, Y]`, or None.
+  """
+
+  follow: lemma.Follow | None
+  allowed: jax.Array
+  ending: jax.Array
+  front_rows: jax.Array | None
+
+
+def _nothing(tables, rows, front, trust_model, keep_rows):
+  """`_Sums` before the first chunk."""
+
+  def empty(*shape):
+    return jnp.full(shape, -jnp.inf, jnp.float32)
+
+  deep = tables.longest
+  return _Sums(
+    follow=lemma.Follow(
+      starts=empty(*rows, deep),
+      exact=empty(*rows, deep, tables.most_twins),
+      beyond=empty(*rows, deep) if trust_model else None,
+    ),
+    allowed=empty(*rows),
+    ending=empty(*front, 257),
+    front_rows=empty(*front, len(tables.token_id)) if keep_rows else None,
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnums=0, donate_argnames=("cache", "sums")
+)
+def _call(extend, tables, params, cache, sums, chunk, text, length):
+  """One model call, and what the texts need of its rows."""
+  logits, cache = extend(
+    params, cache, chunk.token, chunk.position, chunk.slot, chunk.attends
+  )
+  batch, count = chunk.token.shape
+
+  def flat(array):
+    return array.reshape(batch * count, *array.shape[2:])
+
+  def put(old, new):
+    new = new.reshape(batch, count, *new.shape[1:])
+    return jax.lax.dynamic_update_slice_in_dim(old, new, chunk.first, 1)
+
+  trust_model = sums.follow.beyond is not None
+  rows = lemma.rows(
+    tables,
+    flat(logits),
+    flat(chunk.last),
+    flat(chunk.states),
+    trust_model=trust_model,
+  )
+  follow = lemma.follow_text(
+    tables,
+    rows,
+    flat(chunk.end),
+    text,
+    length,
+    jnp.repeat(jnp.arange(batch), count),
+    beyond=trust_model,
+  )
+  here = chunk.front_row >= 0
+  row = chunk.front_row + count * jnp.arange(batch)[:, None]
+  row = jnp.where(here, row, lemma.NONE).ravel()
+  ending = lemma.next_bytes(tables, rows, row, chunk.front_place.ravel())
+  ending = ending.reshape(sums.ending.shape)
+  front_rows = sums.front_rows
+  if front_rows is not None:
+    found = rows.token[row, : front_rows.shape[2]].reshape(front_rows.shape)
+    front_rows = jnp.where(here[:, :, None], found, front_rows)
+  return cache, _Sums(
+    follow=jax.tree.map(put, sums.follow, follow),
+    allowed=put(sums.allowed, rows.total),
+    ending=jnp.where(here[:, :, None], ending, sums.ending),
+    front_rows=front_rows,
+  )
+
+
+@functools.partial(jax.jit, static_argnames="trust_model")
+def _weigh(tables, nodes, path, length, offset, sums, trust_model):
+  """`weights.weigh` of all texts."""
+  del trust_model
+  weigh = functools.partial(weights.weigh, tables)
+  return jax.vmap(weigh)(nodes, path, length, offset, sums.follow)
+
+
+class _Tree:
+  """The rows of one text: its prefix, then its nodes but the root."""
+
+  def __init__(self, query: Query, tables: Tables, nodes: covers.Nodes):
+    count, prefix = int(nodes.count) - 1, len(query.prefix)
+    self.offset = prefix - 1
+    own = slice(1, 1 + count)
+    self.last = np.full(prefix + count, covers.NONE, np.int32)
+    self.last[prefix:] = nodes.token[own]
+    ids = np.asarray(tables.token_id)[nodes.token[own]]
+    self.token = np.concatenate([np.array(query.prefix, np.int32), ids])
+    self.parent = np.concatenate(
+      [np.arange(-1, prefix - 1), self.offset + nodes.parent[own]]
+    ).tolist()
+    self.position = np.concatenate(
+      [np.arange(prefix), self.offset + nodes.depth[own]]
+    )
+    # A row of the prefix is no node, but for the last: the root.
+    self.end = np.concatenate(
+      [np.full(self.offset, len(query.text)), nodes.end[: count + 1]]
+    )
+    states = nodes.states[: count + 1]
+    self.states = np.concatenate(
+      [np.full((self.offset, states.shape[1]), covers.NONE), states]
+    )
+
+  def allot(self, rows: int) -> tuple[list[int], int]:
+    """Slots of all rows, in chunks of `rows`, and how many there must be."""
+    size = len(self.token)
+    needed = [at // rows for at in range(size)]
+    for at in range(size - 1, 0, -1):
+      up = self.parent[at]
+      needed[up] = max(needed[up], needed[at])
+    slots, free, used = [], [], 0
+    ending: dict[int, list[int]] = {}
+    for at in range(size):
+      if at % rows == 0:
+        free += ending.pop(at // rows - 1, [])
+      if free:
+        slots.append(free.pop())
+      else:
+        slots.append(used)
+        used += 1
+      ending.setdefault(needed[at], []).append(slots[-1])
+    return slots, used
+
+
+class _Plan:
+  """Which rows go to the model when, and where in the cache."""
+
+  def __init__(self, model, tables, queries, nodes, front):
+    self.front = front
+    self.trees = [
+      _Tree(query, tables, _take(nodes, k)) for k, query in enumerate(queries)
+    ]
+    for tree, query in zip(self.trees, queries, strict=True):
+      if (longest := int(tree.position.max()) + 1) > model.context_length:
+        raise PromptError(
+          f"The text needs {longest} tokens ({len(query.text)} bytes after"
+          f" {len(query.prefix)} tokens) and the model's context has"
+          f" {model.context_length}; shorten it."
+        )
+    self.offset = np.array([tree.offset for tree in self.trees], np.int32)
+    size = max(len(tree.token) for tree in self.trees)
+    most = MAX_LOGITS // (model.vocab_size * len(queries))
+    most = min(max(most, 16), MAX_ROWS)
+    self.chunks = -(-size // most)
+    self.rows = min(bucket(-(-size // self.chunks)), most)
+    self.chunks = -(-size // self.rows)
+    allotted = [tree.allot(self.rows) for tree in self.trees]
+    self.slot_of = [slots for slots, _ in allotted]
+    used = max(self.rows, *(used for _, used in allotted))
+    self.slots = used if self.chunks == 1 else bucket(used)
+
+  def chunk(self, number: int) -> _Chunk:
+    """The inputs of a model call."""
+    first = number * self.rows
+    parts = [
+      self._rows(tree, slots, first)
+      for tree, slots in zip(self.trees, self.slot_of, strict=True)
+    ]
+    token, position, slot, attends, last, states, end = (
+      np.stack(column) for column in zip(*parts, strict=True)
+    )
+    node, place = np.asarray(self.front.node), np.asarray(self.front.place)
+    row = node + self.offset[:, None] - first
+    here = (node >= 0) & (row >= 0) & (row < self.rows)
+    return _Chunk(
+      first=np.int32(first),
+      token=token,
+      position=position,
+      slot=slot,
+      attends=attends,
+      last=last,
+      states=states,
+      end=end,
+      front_row=np.where(here, row, lemma.NONE).astype(np.int32),
+      front_place=np.where(here, place, 0).astype(np.int32),
+    )
+
+  def _rows(self, tree: _Tree, slots: list[int], first: int):
+    own = slice(first, first + self.rows)
+    count = len(tree.token[own])
+
+    def pad(values, fill):
+      shape = (self.rows, *np.shape(values)[1:])
+      padded = np.full(shape, fill, np.int32)
+      padded[:count] = values
+      return padded
+
+    attends = np.zeros((self.rows, self.slots), bool)
+    for at in range(first, first + count):
+      up, row = tree.parent[at], attends[at - first]
+      if up >= first:
+        row[:] = attends[up - first]
+      else:
+        while up >= 0:
+          row[slots[up]] = True
+          up = tree.parent[up]
+      row[slots[at]] = True
+    return (
+      pad(tree.token[own], 0),
+      pad(tree.position[own], 0),
+      pad(np.array(slots[own], np.int32), self.slots),
+      attends,
+      pad(tree.last[own], lemma.NONE),
+      pad(tree.states[own], lemma.NONE),
+      pad(tree.end[own], np.iinfo(np.int32).max),
+    )
+
+
+def _score(query, offset, read_, sums, nodes, front, trust_model) -> Score:
+  """Cuts the padding off."""
+  count = int(nodes.count)
+  ending = read_.front[:, None] + sums.ending
+  top = ending.max()
+  following = np.where(
+    np.isneginf(top), -np.inf, top + np.log(np.exp(ending - top).sum(0))
+  )
+  live = front.node >= 0
+  byte = read_.byte[: len(query.text)]
+  if np.isnan(following).any() or np.isnan(byte).any():
+    raise PromptError(
+      "The model's logits are not numbers (NaN): its weights are broken, or"
+      " its dtype is too narrow for them."
+    )
+  if trust_model:
+    following -= np.log(np.exp(following).sum())
+  return Score(
+    byte=byte,
+    next=following.astype(np.float32),
+    total=float(read_.total),
+    nodes=_take(nodes._replace(count=None), slice(count))._replace(
+      count=nodes.count
+    ),
+    node_weight=read_.node[:count],
+    allowed=sums.allowed[offset : offset + count],
+    front=(front.node[live], front.place[live], read_.front[live]),
+    front_rows=None if sums.front_rows is None else sums.front_rows[live],
+  )

@@ -1,0 +1,134 @@
+"""Device: the weights of a text's nodes, and with them its bytes' log-probs.
+
+Reading the text byte by byte, `P(x_1..x_n)` is the sum over live starts of
+the node's probability times the mass of the tokens that go on with the text.
+Both are kept relative to the text read so far: nothing grows with its length.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from byteprob.covers import NONE, Nodes, Path
+from byteprob.lemma import Follow
+from byteprob.tokenization.tables import Tables
+
+
+class Weights(NamedTuple):
+  """What reading a text gives.
+
+  Attributes:
+    byte: `float32[n]` log-prob of each byte given those before it.
+    node: `float32[N]` log of each node's probability over that of the text
+      that it spells.
+    front: `float32[W]` the same for the last live starts, over that of the
+      whole text.
+    total: `float32[]` log-prob of the text.
+  """
+
+  byte: Float[Array, " n"]
+  node: Float[Array, " N"]
+  front: Float[Array, " W"]
+  total: Float[Array, ""]
+
+
+def weigh(
+  tables: Tables,
+  nodes: Nodes,
+  path: Path,
+  length: Int[Array, ""],
+  offset: Int[Array, ""],
+  follow: Follow,
+) -> Weights:
+  """Adds up the covers of every prefix of a text.
+
+  Args:
+    tables: the tokenizer.
+    nodes: the text's nodes.
+    path: its live starts.
+    length: bytes of the text.
+    offset: row of node 0; the other nodes' rows follow.
+    follow: what the rows say of the text. If it has `beyond`, the rows are
+      not masked (`trust_model`), and each byte's log-prob is divided by what
+      all next bytes get together; else they get 1.
+  """
+
+  def weigh_now(node, state):
+    """Log-weights of nodes now: since their births the text has grown."""
+    since = (state.now[0] - state.birth[node, 0]) + (
+      state.now[1] - state.birth[node, 1]
+    )
+    return jnp.where(node == NONE, -jnp.inf, state.weight[node] - since)
+
+  def read(state, inputs):
+    n, node, born = inputs
+    valid = n <= length
+    old = jnp.where(born, NONE, node)
+    depth = n - nodes.end[old] - 1
+    terms = follow.starts[old + offset, depth]
+    grown = _logsumexp(weigh_now(old, state) + terms)
+    byte = grown - state.alive
+
+    parent = nodes.parent[node]
+    twin = tables.twin[nodes.token[node]]
+    step = follow.exact[parent + offset, n - nodes.end[parent] - 1, twin]
+    fresh = weigh_now(parent, state) + step - grown
+    now = _add(state.now, grown)
+    place = jnp.where(valid & born & (node != NONE), node, len(state.weight))
+    state = _State(
+      now=jnp.where(valid, now, state.now),
+      birth=state.birth.at[place].set(now, mode="drop"),
+      weight=state.weight.at[place].set(fresh, mode="drop"),
+      alive=state.alive,
+    )
+    if follow.beyond is not None:
+      rest = jnp.where(born, 0.0, follow.beyond[old + offset, depth])
+      alive = _logsumexp(weigh_now(node, state) + rest)
+      state = state._replace(alive=jnp.where(valid, alive, state.alive))
+    return state, jnp.where(valid, byte, 0.0)
+
+  size = len(nodes.token)
+  state = _State(
+    now=jnp.zeros(2),
+    birth=jnp.zeros((size, 2)),
+    weight=jnp.full((size,), -jnp.inf).at[0].set(0.0),
+    alive=jnp.float32(0),
+  )
+  steps = jnp.arange(1, len(path.node) + 1, dtype=jnp.int32)
+  state, byte = jax.lax.scan(read, state, (steps, path.node, path.born))
+  root = jnp.full_like(path.node[0], NONE).at[0].set(0)
+  last = jnp.where(length > 0, path.node[length - 1], root)
+  return Weights(
+    byte=byte,
+    node=state.weight,
+    front=weigh_now(last, state),
+    total=state.now[0] + state.now[1],
+  )
+
+
+class _State(NamedTuple):
+  """While reading: `now`, log-prob of the text so far in two floats; `birth`,
+  what it was where each node ends, and `weight`, the node's weight then;
+  `alive`, what all next bytes get together."""
+
+  now: Float[Array, "2"]
+  birth: Float[Array, "N 2"]
+  weight: Float[Array, " N"]
+  alive: Float[Array, ""]
+
+
+def _logsumexp(values):
+  top = values.max()
+  safe = jnp.where(jnp.isneginf(top), 0.0, top)
+  total = jnp.exp(values - safe).sum()
+  return jnp.where(jnp.isneginf(top), -jnp.inf, safe + jnp.log(total))
+
+
+def _add(pair, value):
+  """Adds to a sum kept as two floats: the sum, and what rounding lost."""
+  high = pair[0] + value
+  back = high - pair[0]
+  lost = (pair[0] - (high - back)) + (value - back)
+  return jnp.stack([high, pair[1] + lost])
