@@ -9,15 +9,16 @@ there, a new node begins. Nothing here sees a model.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt8
 
-from byteprob.tokenization.tables import BpeTables, Tables
+from byteprob import rules
+from byteprob.rules.common import NONE
+from byteprob.tokenization.tables import Tables
 
-NONE = -1
 ROOT = 0
 
 
@@ -49,6 +50,7 @@ class Nodes(NamedTuple):
     depth: `int32[N]` tokens since the root.
     states: `int32[N, H]` states of the automaton that the node may be in, one
       for each way of cutting the text that later bytes may still decide for.
+    law: what the rule keeps of each node, `[N, ...]`.
     count: `int32[]` how many there are.
   """
 
@@ -57,6 +59,7 @@ class Nodes(NamedTuple):
   end: Int[Array, " N"]
   depth: Int[Array, " N"]
   states: Int[Array, "N H"]
+  law: Any
   count: Int[Array, ""]
 
 
@@ -85,6 +88,7 @@ def begin(
     end=jnp.zeros((count,), jnp.int32),
     depth=jnp.zeros((count,), jnp.int32),
     states=jnp.full((count, states), NONE, jnp.int32).at[0, 0].set(start),
+    law=rules.of(tables).begin(tables, count),
     count=jnp.int32(1),
   )
   front = Front(
@@ -119,16 +123,17 @@ def advance(
   """
   live = front.node != NONE
   place = jnp.where(live, child(tables, front.place, byte), NONE)
-  node, place, lost = _squeeze(
-    place != NONE, capacity.width, front.node, place
-  )
+  node, place, lost = _squeeze(place != NONE, capacity.width, front.node, place)
   first = jnp.where(place == NONE, NONE, tables.exact[place])
   token, lane, many = _candidates(tables, capacity, first, place)
   parent = jnp.where(lane == NONE, NONE, node[lane])
-  states = follow(tables, capacity, nodes, parent, token)
-  token, parent, states, crowded = _squeeze(
-    active & (states != NONE).any(1), capacity.born, token, parent, states
+  states, law, confused = rules.of(tables).follow(
+    tables, capacity.lanes, nodes, parent, token
   )
+  keep = active & (states != NONE).any(1)
+  leaves, tree = jax.tree.flatten((token, parent, states, law))
+  *leaves, crowded = _squeeze(keep, capacity.born, *leaves)
+  token, parent, states, law = jax.tree.unflatten(tree, leaves)
   fresh = token != NONE
   rank = jnp.arange(capacity.born, dtype=jnp.int32)
   at = jnp.where(fresh, nodes.count + rank, len(nodes.token))
@@ -140,6 +145,9 @@ def advance(
     ),
     depth=nodes.depth.at[at].set(nodes.depth[parent] + 1, mode="drop"),
     states=nodes.states.at[at].set(states, mode="drop"),
+    law=jax.tree.map(
+      lambda old, new: old.at[at].set(new, mode="drop"), nodes.law, law
+    ),
     count=nodes.count + fresh.sum(dtype=jnp.int32),
   )
   node, place, full = _squeeze(
@@ -148,7 +156,8 @@ def advance(
     jnp.concatenate([node, at]),
     jnp.concatenate([place, jnp.full((capacity.born,), ROOT, jnp.int32)]),
   )
-  overflow = lost | many | crowded | full | (grown.count > capacity.nodes)
+  overflow = lost | many | confused | crowded | full
+  overflow |= grown.count > capacity.nodes
   return grown, Front(
     node=jnp.where(active, node, front.node),
     place=jnp.where(active, place, front.place),
@@ -208,124 +217,17 @@ def _squeeze(keep, size, *values):
   return *moved, keep.sum() > size
 
 
-def follow(
-  tables: Tables,
-  capacity: Capacity,
-  nodes: Nodes,
-  parent: Int[Array, " W"],
-  token: Int[Array, " W"],
-) -> Int[Array, "W H"]:
-  """States after a token behind a node; all -1 if it may not stand there.
-
-  Args:
-    tables: the tokenizer.
-    capacity: how many pairs are checked at a time.
-    nodes: the nodes.
-    parent: the nodes in question, -1 for none.
-    token: the tokens.
-  """
-  able = token != NONE
-  before = jnp.where(able[:, None], nodes.states[parent], NONE)
-  kind = tables.kind[token][:, None]
-  plain = step(tables, before, kind)
-  cut = jnp.where(before == NONE, NONE, tables.cut[before])
-  cut = step(tables, cut, kind)
-  # BPE's law holds where no cut stands between the two.
-  asked = (plain != NONE).any(1)
-  if tables.rule == "bpe":
-    allowed = _check_pairs(tables, capacity, nodes.token[parent], token, asked)
-    plain = jnp.where(allowed[:, None], plain, NONE)
-  return _distinct(jnp.concatenate([plain, cut], axis=1), tables.hypotheses)
-
-
-def step(
-  tables: Tables, state: Int[Array, "..."], kind: Int[Array, "..."]
-) -> Int[Array, "..."]:
-  """The automaton's state after a token of a kind; -1 stays -1."""
-  after = tables.next[state, kind].astype(jnp.int32)
-  return jnp.where(state == NONE, NONE, after)
-
-
-def _distinct(states, size):
-  """Different states of each row, in order, -1 after them.
-
-  The number of states is bounded when the tables are compiled.
-  """
-  count = states.shape[1]
-  earlier = jnp.tril(jnp.ones((count, count), bool), -1)
-  same = states[:, :, None] == states[:, None, :]
-  keep = (states != NONE) & ~(same & earlier).any(2)
-  rank = jnp.where(keep, jnp.cumsum(keep, 1) - 1, size)
-  row = jnp.arange(len(states))[:, None]
-  empty = jnp.full((len(states), size), NONE, states.dtype)
-  return empty.at[row, rank].set(states, mode="drop")
-
-
-def _check_pairs(tables, capacity, left, right, asked):
-  """`bool[W]` whether BPE leaves the pairs that are asked for as they are."""
-  lanes = min(capacity.lanes, len(asked))
-  order = jnp.argsort(~asked, stable=True).astype(jnp.int32)
-  count = asked.sum()
-
-  def check(carry):
-    begin, allowed = carry
-    lane = order[jnp.minimum(begin + jnp.arange(lanes), len(asked) - 1)]
-    ok = pair_allowed(tables.bpe, left[lane], right[lane])
-    return begin + lanes, allowed.at[lane].set(ok)
-
-  start = (jnp.int32(0), jnp.zeros_like(asked))
-  return jax.lax.while_loop(lambda c: c[0] < count, check, start)[1]
-
-
-def pair_allowed(
-  bpe: BpeTables, left: Int[Array, " P"], right: Int[Array, " P"]
-) -> Bool[Array, " P"]:
-  """Whether BPE leaves pairs of tokens as they are; `left` may be -1."""
-  segment = bpe.segment_of[left][:, None] + jnp.arange(bpe.segments)
-  on_segment = segment < bpe.segment_of[left + 1][:, None]
-  spine = bpe.spine_of[right][:, None] + jnp.arange(bpe.spines)
-  on_spine = spine < bpe.spine_of[right + 1][:, None]
-  on_segment &= (left != NONE)[:, None]
-  symbol = jnp.where(on_segment, bpe.segment_token[segment], NONE)
-  part = jnp.where(on_spine, bpe.spine[spine], NONE)
-  run = _find_pair(bpe, symbol[:, :, None], part[:, None, :])
-  first = bpe.segment_start[segment][:, :, None]
-  inside = (run >= first) & (
-    run < first + bpe.segment_count[segment][:, :, None]
-  )
-  place = bpe.position[right][:, None, None]
-  inside &= (bpe.start[run] <= place) & (place < bpe.stop[run])
-  return ~(inside & (run != NONE)).any((1, 2))
-
-
-def _find_pair(bpe, left, right):
-  """The run of the merge of each pair of symbols, -1 if they never merge."""
-  some = (left != NONE) & (right != NONE)
-  low = jnp.where(some, bpe.pair_of[left], 0)
-  stop = jnp.where(some, bpe.pair_of[left + 1], 0)
-  low, stop = jnp.broadcast_arrays(low, stop)
-  high = stop
-  for _ in range(bpe.pairs.bit_length()):
-    middle = (low + high) // 2
-    before = (low < high) & (bpe.pair_right[middle] < right)
-    low, high = (
-      jnp.where(before, middle + 1, low),
-      jnp.where(before, high, jnp.minimum(middle, high)),
-    )
-  found = (low < stop) & (bpe.pair_right[low] == right)
-  return jnp.where(found, bpe.pair_run[low], NONE)
-
-
 class Path(NamedTuple):
   """The live starts after each byte of a text, `[n, W]` each.
 
   Attributes:
     node: which node, -1 for none.
-    born: the node ends at this very byte.
+    place: trie node of the bytes since the node's end; the root if the node
+      ends at this very byte.
   """
 
   node: Int[Array, "n W"]
-  born: Bool[Array, "n W"]
+  place: Int[Array, "n W"]
 
 
 def read(
@@ -355,15 +257,17 @@ def read(
     nodes, front, path = carry
     byte = text[:, at].astype(jnp.int32)
     nodes, front = step(nodes, front, byte, at < length)
-    return nodes, front, Path(
-      node=path.node.at[:, at].set(front.node),
-      born=path.born.at[:, at].set(front.place == ROOT),
+    return (
+      nodes,
+      front,
+      Path(
+        node=path.node.at[:, at].set(front.node),
+        place=path.place.at[:, at].set(front.place),
+      ),
     )
 
   nodes, front = jax.vmap(functools.partial(begin, tables, capacity))(start)
   shape = (batch, longest, capacity.width)
-  path = Path(
-    node=jnp.full(shape, NONE, jnp.int32), born=jnp.zeros(shape, bool)
-  )
+  path = Path(*jnp.full((2, *shape), NONE, jnp.int32))
   # The loop ends with the longest text, not with the padding.
   return jax.lax.fori_loop(0, length.max(), body, (nodes, front, path))

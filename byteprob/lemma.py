@@ -11,20 +11,22 @@ Source: the Byte-Token Representation Lemma (arXiv 2410.09303); the mask of a
 row in one pass over its forbidden runs is ours.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-from byteprob.covers import NONE, child, step
-from byteprob.tokenization.tables import BpeTables, Tables
+from byteprob import rules
+from byteprob.covers import child
+from byteprob.rules.common import NONE
+from byteprob.tokenization.tables import Tables
 
 BLOCK = 128
 """Tokens that are summed up once for all intervals that hold them all."""
 
-_CHUNK = 4096
-"""Runs, or children, that are treated at a time."""
+_LANES = 256
+"""Children that are treated at a time."""
 
 
 class Rows(NamedTuple):
@@ -50,6 +52,7 @@ def rows(
   logits: Float[Array, "R V"],
   last: Int[Array, " R"],
   states: Int[Array, "R H"],
+  law: Any,
   *,
   trust_model: bool = False,
 ) -> Rows:
@@ -60,6 +63,7 @@ def rows(
     logits: `float32`, the model's rows at the nodes.
     last: last token of each node, -1 at the root.
     states: states of each node.
+    law: what the rule needs to know of each node (`rules`' `by_node`).
     trust_model: skip the mask and the renormalization: tokens that may not
       stand keep their probability (the paper's fast mode).
   """
@@ -69,12 +73,11 @@ def rows(
     allowed = jnp.ones((1, len(tables.token_id)), bool)
     may_end = jnp.ones(len(last), bool)
   else:
-    allowed, may_end = mask(tables, last, states)
+    allowed = rules.of(tables).mask(tables, last, states, law)
+    may_end = ((states != NONE) & tables.ends[states]).any(1)
   size = allowed.shape[1]
   token = jnp.where(allowed, logits[:, tables.token_id], -jnp.inf)
-  token = jnp.pad(
-    token, ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf
-  )
+  token = jnp.pad(token, ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf)
   block = _logsumexp(token.reshape(len(last), -1, BLOCK), 2)
   eos = _logsumexp(logits[:, tables.end_ids], 1)
   eos = jnp.where(may_end, eos, -jnp.inf)
@@ -86,58 +89,6 @@ def rows(
     eos=eos - norm,
     total=total - everything,
   )
-
-
-def mask(
-  tables: Tables, last: Int[Array, " R"], states: Int[Array, "R H"]
-) -> tuple[Bool[Array, "R Y"], Bool[Array, " R"]]:
-  """Which tokens may follow each node, and whether the text may end there."""
-  cut = jnp.where(states == NONE, NONE, tables.cut[states])
-
-  def able(states):
-    kinds = jnp.arange(tables.next.shape[1])
-    return (step(tables, states[..., None], kinds) != NONE).any(1)
-
-  plain, after_cut = able(states), able(cut)
-  # One table look-up a token: bit 0 without a cut, bit 1 with one.
-  ways = (plain + 2 * after_cut).astype(jnp.uint8)[:, tables.kind]
-  if tables.rule == "bpe":
-    barred = forbidden(tables.bpe, last)[:, tables.bpe.position]
-    allowed = (ways >= 2) | ((ways == 1) & ~barred)
-  else:
-    allowed = ways > 0
-  may_end = ((states != NONE) & tables.ends[states]).any(1)
-  return allowed, may_end
-
-
-def forbidden(
-  bpe: BpeTables, last: Int[Array, " R"]
-) -> Bool[Array, "R Y"]:
-  """Tokens that a merge would join to each token, in the runs' own order."""
-  count, size = len(last), len(bpe.position)
-  segment = bpe.segment_of[last][:, None] + jnp.arange(bpe.segments)
-  some = (segment < bpe.segment_of[last + 1][:, None]) & (last != NONE)[:, None]
-  begin = jnp.where(some, bpe.segment_start[segment], 0).ravel()
-  length = jnp.where(some, bpe.segment_count[segment], 0).ravel()
-  stop = jnp.cumsum(length)
-
-  def mark(carry):
-    first, edges = carry
-    item = first + jnp.arange(_CHUNK, dtype=jnp.int32)
-    at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
-    at = jnp.minimum(at, len(stop) - 1)
-    run = begin[at] + item - (stop[at] - length[at])
-    row = jnp.where(item < stop[-1], at // bpe.segments, count)
-    edges = edges.at[row, bpe.start[run]].add(1, mode="drop")
-    edges = edges.at[row, bpe.stop[run]].add(-1, mode="drop")
-    return first + _CHUNK, edges
-
-  if not bpe.segments:
-    return jnp.zeros((count, size), bool)
-  edges = jnp.zeros((count, size + 1), jnp.int32)
-  start = (jnp.int32(0), edges)
-  _, edges = jax.lax.while_loop(lambda c: c[0] < stop[-1], mark, start)
-  return jnp.cumsum(edges[:, :size], axis=1) > 0
 
 
 def mass(
@@ -159,12 +110,8 @@ def mass(
     place = block[:, None] * BLOCK + offset
     return jnp.where(inside(place), values, -jnp.inf)
 
-  left = part(
-    first - 1, lambda at: (at >= low[:, None]) & (at < high[:, None])
-  )
-  right = part(
-    stop, lambda at: (at < high[:, None]) & (first <= stop)[:, None]
-  )
+  left = part(first - 1, lambda at: (at >= low[:, None]) & (at < high[:, None]))
+  right = part(stop, lambda at: (at < high[:, None]) & (first <= stop)[:, None])
   block = jnp.arange(last_block + 1)
   whole = (block >= first[:, None]) & (block < stop[:, None])
   whole = jnp.where(whole, rows.block[row], -jnp.inf)
@@ -290,9 +237,6 @@ def next_bytes(
   found = jax.lax.while_loop(lambda c: c[0] < stop[-1], add, start)[1]
   at_node = (row != NONE) & (place == 0)
   return found.at[:, 256].set(jnp.where(at_node, rows.eos[row], -jnp.inf))
-
-
-_LANES = 256
 
 
 def _logsumexp(values: Float[Array, "..."], axis: int) -> Float[Array, "..."]:

@@ -12,19 +12,22 @@ is known, a slot is free again as soon as its node has no descendants to come.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byteprob import covers, lemma, weights
+from byteprob import covers, lemma, rules, weights
 from byteprob.errors import PromptError
 from byteprob.tokenization.tables import Tables
-from byteprob.types import Extend, Model
+from byteprob.types import Model
 
 MAX_ROWS = 512
 """Rows of one model call, for one text."""
+
+MAX_BATCH_BYTES = 2**13
+"""Bytes of all texts that go side by side."""
 
 MAX_LOGITS = 2**26
 """Logits of one model call, for all texts."""
@@ -94,8 +97,9 @@ def score(
       logits are not numbers.
   """
   nodes, front, path = read(tables, queries)
-  host_nodes, host_front = jax.device_get((nodes, front))
-  plan = _Plan(model, tables, queries, host_nodes, host_front)
+  law = _by_node(tables, nodes, path)
+  host_nodes, host_front, law = jax.device_get((nodes, front, law))
+  plan = _Plan(model, tables, queries, host_nodes, host_front, law)
   cache = model.init_cache(len(queries), plan.slots)
   sums = _nothing(
     tables,
@@ -127,6 +131,26 @@ def score(
   return scores
 
 
+def score_many(
+  model: Model, tables: Tables, queries: Sequence[Query], **kwargs
+) -> list[Score]:
+  """`score` for any number of texts: like lengths together, bounded batches.
+
+  Batches have powers of two of texts, so that few shapes are compiled.
+  """
+  found: list[Score | None] = [None] * len(queries)
+  order = sorted(range(len(queries)), key=lambda k: len(queries[k].text))
+  while order:
+    longest = len(queries[order[-1]].text)
+    most = max(1, MAX_BATCH_BYTES // bucket(max(longest, 1)))
+    size = 1 << (min(len(order), most).bit_length() - 1)
+    batch, order = order[-size:], order[:-size]
+    scores = score(model, tables, [queries[k] for k in batch], **kwargs)
+    for k, one in zip(batch, scores, strict=True):
+      found[k] = one
+  return found
+
+
 def read(
   tables: Tables, queries: Sequence[Query]
 ) -> tuple[covers.Nodes, covers.Front, covers.Path]:
@@ -145,6 +169,47 @@ def read(
       width=2 * capacity.width,
       born=2 * capacity.born,
     )
+
+
+def nodes(tables: Tables, query: Query) -> covers.Nodes:
+  """The nodes of one text, on the host, without padding."""
+  found = _take(jax.device_get(read(tables, [query])[0]), 0)
+  return _cut_nodes(found)
+
+
+def paths(nodes: covers.Nodes, token_id: np.ndarray) -> list[tuple[int, ...]]:
+  """The token ids of every node."""
+  found: list[tuple[int, ...]] = [()]
+  for token, parent in zip(nodes.token[1:], nodes.parent[1:], strict=True):
+    found.append((*found[parent], int(token_id[token])))
+  return found
+
+
+def list_nodes(tables: Tables, text: bytes) -> list[tuple[int, ...]]:
+  """Every node of a text, as a tuple of token ids, by its end.
+
+  For reading and for tests. A node is a token sequence that the tokenizer can
+  begin with and that spells the text or a prefix of it; the empty one is
+  first. Where the tokenizer puts a space before a text, that space counts as
+  the text's.
+
+  Args:
+    tables: the tokenizer.
+    text: bytes of the working text: normalized, spaces as spaces.
+  """
+  if (tables.info.prefix and not text.startswith(b" ")) or (
+    tables.info.prefix == "always"
+  ):
+    text = b" " + text
+  query = Query(prefix=(0,), text=text, start=tables.start)
+  return paths(nodes(tables, query), np.asarray(tables.token_id))
+
+
+@jax.jit
+def _by_node(tables, nodes, path):
+  """What the rule's mask needs to know of each node."""
+  by_node = functools.partial(rules.of(tables).by_node, tables)
+  return jax.vmap(by_node)(nodes, path)
 
 
 _read = jax.jit(covers.read, static_argnames=("capacity",))
@@ -183,6 +248,7 @@ class _Chunk(NamedTuple):
     attends: `[B, R, S]`.
     last: last token of the node, in sorted order; -1 at a root.
     states: `[B, R, H]` states of the node.
+    law: `[B, R, ...]` what the rule needs to know of it.
     end: where the node ends; past the text for rows that are no nodes.
     front_row: `[B, W]` row of each live start at the text's end, -1 if it is
       in another chunk.
@@ -196,6 +262,7 @@ class _Chunk(NamedTuple):
   attends: np.ndarray
   last: np.ndarray
   states: np.ndarray
+  law: Any
   end: np.ndarray
   front_row: np.ndarray
   front_place: np.ndarray
@@ -236,9 +303,7 @@ def _nothing(tables, rows, front, trust_model, keep_rows):
   )
 
 
-@functools.partial(
-  jax.jit, static_argnums=0, donate_argnames=("cache", "sums")
-)
+@functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "sums"))
 def _call(extend, tables, params, cache, sums, chunk, text, length):
   """One model call, and what the texts need of its rows."""
   logits, cache = extend(
@@ -259,6 +324,7 @@ def _call(extend, tables, params, cache, sums, chunk, text, length):
     flat(logits),
     flat(chunk.last),
     flat(chunk.states),
+    jax.tree.map(flat, chunk.law),
     trust_model=trust_model,
   )
   follow = lemma.follow_text(
@@ -298,7 +364,9 @@ def _weigh(tables, nodes, path, length, offset, sums, trust_model):
 class _Tree:
   """The rows of one text: its prefix, then its nodes but the root."""
 
-  def __init__(self, query: Query, tables: Tables, nodes: covers.Nodes):
+  def __init__(
+    self, query: Query, tables: Tables, nodes: covers.Nodes, law: Any
+  ):
     count, prefix = int(nodes.count) - 1, len(query.prefix)
     self.offset = prefix - 1
     own = slice(1, 1 + count)
@@ -316,10 +384,14 @@ class _Tree:
     self.end = np.concatenate(
       [np.full(self.offset, len(query.text)), nodes.end[: count + 1]]
     )
-    states = nodes.states[: count + 1]
-    self.states = np.concatenate(
-      [np.full((self.offset, states.shape[1]), covers.NONE), states]
-    )
+
+    def by_row(leaf):
+      leaf = leaf[: count + 1]
+      none = np.full((self.offset, *leaf.shape[1:]), lemma.NONE, leaf.dtype)
+      return np.concatenate([none, leaf])
+
+    self.states = by_row(nodes.states)
+    self.law = jax.tree.map(by_row, law)
 
   def allot(self, rows: int) -> tuple[list[int], int]:
     """Slots of all rows, in chunks of `rows`, and how many there must be."""
@@ -345,10 +417,11 @@ class _Tree:
 class _Plan:
   """Which rows go to the model when, and where in the cache."""
 
-  def __init__(self, model, tables, queries, nodes, front):
+  def __init__(self, model, tables, queries, nodes, front, law):
     self.front = front
     self.trees = [
-      _Tree(query, tables, _take(nodes, k)) for k, query in enumerate(queries)
+      _Tree(query, tables, *_take((nodes, law), k))
+      for k, query in enumerate(queries)
     ]
     for tree, query in zip(self.trees, queries, strict=True):
       if (longest := int(tree.position.max()) + 1) > model.context_length:
@@ -376,8 +449,8 @@ class _Plan:
       self._rows(tree, slots, first)
       for tree, slots in zip(self.trees, self.slot_of, strict=True)
     ]
-    token, position, slot, attends, last, states, end = (
-      np.stack(column) for column in zip(*parts, strict=True)
+    token, position, slot, attends, last, states, law, end = jax.tree.map(
+      lambda *leaves: np.stack(leaves), *parts
     )
     node, place = np.asarray(self.front.node), np.asarray(self.front.place)
     row = node + self.offset[:, None] - first
@@ -390,6 +463,7 @@ class _Plan:
       attends=attends,
       last=last,
       states=states,
+      law=law,
       end=end,
       front_row=np.where(here, row, lemma.NONE).astype(np.int32),
       front_place=np.where(here, place, 0).astype(np.int32),
@@ -422,18 +496,21 @@ class _Plan:
       attends,
       pad(tree.last[own], lemma.NONE),
       pad(tree.states[own], lemma.NONE),
+      jax.tree.map(lambda leaf: pad(leaf[own], lemma.NONE), tree.law),
       pad(tree.end[own], np.iinfo(np.int32).max),
     )
+
+
+def _cut_nodes(nodes: covers.Nodes) -> covers.Nodes:
+  count = nodes.count
+  rest = jax.tree.map(lambda leaf: leaf[:count], nodes._replace(count=None))
+  return rest._replace(count=count)
 
 
 def _score(query, offset, read_, sums, nodes, front, trust_model) -> Score:
   """Cuts the padding off."""
   count = int(nodes.count)
-  ending = read_.front[:, None] + sums.ending
-  top = ending.max()
-  following = np.where(
-    np.isneginf(top), -np.inf, top + np.log(np.exp(ending - top).sum(0))
-  )
+  following = np.logaddexp.reduce(read_.front[:, None] + sums.ending)
   live = front.node >= 0
   byte = read_.byte[: len(query.text)]
   if np.isnan(following).any() or np.isnan(byte).any():
@@ -442,14 +519,12 @@ def _score(query, offset, read_, sums, nodes, front, trust_model) -> Score:
       " its dtype is too narrow for them."
     )
   if trust_model:
-    following -= np.log(np.exp(following).sum())
+    following -= np.logaddexp.reduce(following)
   return Score(
     byte=byte,
     next=following.astype(np.float32),
     total=float(read_.total),
-    nodes=_take(nodes._replace(count=None), slice(count))._replace(
-      count=nodes.count
-    ),
+    nodes=_cut_nodes(nodes),
     node_weight=read_.node[:count],
     allowed=sums.allowed[offset : offset + count],
     front=(front.node[live], front.place[live], read_.front[live]),

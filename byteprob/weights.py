@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from byteprob.covers import NONE, Nodes, Path
+from byteprob.covers import NONE, ROOT, Nodes, Path
 from byteprob.lemma import Follow
 from byteprob.tokenization.tables import Tables
 
@@ -63,7 +63,8 @@ def weigh(
     return jnp.where(node == NONE, -jnp.inf, state.weight[node] - since)
 
   def read(state, inputs):
-    n, node, born = inputs
+    n, node, place = inputs
+    born = place == ROOT
     valid = n <= length
     old = jnp.where(born, NONE, node)
     depth = n - nodes.end[old] - 1
@@ -76,11 +77,11 @@ def weigh(
     step = follow.exact[parent + offset, n - nodes.end[parent] - 1, twin]
     fresh = weigh_now(parent, state) + step - grown
     now = _add(state.now, grown)
-    place = jnp.where(valid & born & (node != NONE), node, len(state.weight))
+    fresh_at = jnp.where(valid & born & (node != NONE), node, size)
     state = _State(
       now=jnp.where(valid, now, state.now),
-      birth=state.birth.at[place].set(now, mode="drop"),
-      weight=state.weight.at[place].set(fresh, mode="drop"),
+      birth=state.birth.at[fresh_at].set(now, mode="drop"),
+      weight=state.weight.at[fresh_at].set(fresh, mode="drop"),
       alive=state.alive,
     )
     if follow.beyond is not None:
@@ -97,7 +98,7 @@ def weigh(
     alive=jnp.float32(0),
   )
   steps = jnp.arange(1, len(path.node) + 1, dtype=jnp.int32)
-  state, byte = jax.lax.scan(read, state, (steps, path.node, path.born))
+  state, byte = jax.lax.scan(read, state, (steps, path.node, path.place))
   root = jnp.full_like(path.node[0], NONE).at[0].set(0)
   last = jnp.where(length > 0, path.node[length - 1], root)
   return Weights(
@@ -111,7 +112,8 @@ def weigh(
 class _State(NamedTuple):
   """While reading: `now`, log-prob of the text so far in two floats; `birth`,
   what it was where each node ends, and `weight`, the node's weight then;
-  `alive`, what all next bytes get together."""
+  `alive`, what all next bytes get together.
+  """
 
   now: Float[Array, "2"]
   birth: Float[Array, "N 2"]

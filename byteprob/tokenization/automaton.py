@@ -14,7 +14,6 @@ import numpy as np
 from byteprob.tokenization import machine
 from byteprob.tokenization.machine import DEAD, unique_rows
 
-
 _CHUNK = 128
 """States that tokens are run from at a time; bounds the memory."""
 
@@ -130,8 +129,8 @@ def _run(delta, levels, states):
   for parent, symbol in levels:
     above = delta[above[:, parent], symbol]
     found.append(above)
-  return np.concatenate(found, axis=1) if found else np.zeros(
-    (len(states), 0), int
+  return (
+    np.concatenate(found, axis=1) if found else np.zeros((len(states), 0), int)
   )
 
 

@@ -212,7 +212,9 @@ def offers(merges: Merges) -> dict[tuple[int, int], tuple[int, int]]:
     strict=True,
   )
   for left, right, rank, whole in rows:
-    table[left, right] = min((rank, whole), table.get((left, right), (rank, whole)))
+    table[left, right] = min(
+      (rank, whole), table.get((left, right), (rank, whole))
+    )
   return table
 
 
@@ -291,9 +293,7 @@ def compile_runs(tree: Derivations, merges: Merges) -> Runs:
   first = np.searchsorted(runs_key, _key(node, np.full(len(node), _ATOM)))
   last = np.searchsorted(runs_key, _key(node, death))
   some = last > first
-  left_owner, left_node, _ = _spines(
-    tree.left, tree.left_death, tree.reachable
-  )
+  left_owner, left_node, _ = _spines(tree.left, tree.left_death, tree.reachable)
   return Runs(
     position=position,
     merge=usable,
@@ -332,7 +332,9 @@ def _spines(part, death, reachable):
     time, node = death[node], part[node]
     on = node >= 0
     token, node, time = token[on], node[on], time[on]
-  owner, depth, node, time = (np.concatenate(x) for x in zip(*rows))
+  owner, depth, node, time = (
+    np.concatenate(x) for x in zip(*rows, strict=True)
+  )
   order = np.lexsort((depth, owner))
   return owner[order], node[order], time[order]
 

@@ -63,9 +63,7 @@ def compile_tables(
   if spec.rule == "bpe":
     law = bpe.PairLaw(tree, spec.merges)
     tokens = automaton.drop_dead_ends(tokens, law.allows)
-  return _assemble(
-    spec, tokens, tree, hypotheses, unspelled, key, utf8_mode
-  )
+  return _assemble(spec, tokens, tree, hypotheses, unspelled, key, utf8_mode)
 
 
 def _added_order(token):
@@ -151,8 +149,10 @@ def _machine(spec, label, cuts):
   atoms = {token for token in spec.tokens if token and _is_char(token)}
   has_token = np.zeros(charclass.CODE_POINTS, bool)
   has_token[[ord(token.decode()) for token in atoms]] = True
-  spelled = np.where(has_token, -1, label) if spec.fallback else (
-    np.full_like(label, -1)
+  spelled = (
+    np.where(has_token, -1, label)
+    if spec.fallback
+    else (np.full_like(label, -1))
   )
   return machine.build(cuts, utf8.graph(spelled)), frozenset()
 
@@ -165,8 +165,7 @@ def _atoms(spec: TokenizerSpec) -> np.ndarray:
   """The tokens that BPE starts from."""
   atoms = np.array(
     [
-      bool(token)
-      and (_is_char(token) if spec.char_level else len(token) == 1)
+      bool(token) and (_is_char(token) if spec.char_level else len(token) == 1)
       for token in spec.tokens
     ]
   )

@@ -24,6 +24,9 @@ from byteprob.tokenization.spec import (
 
 Json = Mapping[str, Any]
 
+CONFIGS = ("generation_config.json", "config.json", "tokenizer_config.json")
+"""The files beside a tokenizer that name its end tokens."""
+
 
 def read(path: str | os.PathLike[str]) -> TokenizerSpec:
   """Reads a `tokenizer.json`, and the configs beside it for its end tokens.
@@ -221,13 +224,10 @@ class _Reader:
         fallback[byte] = id_
       else:
         tokens[id_] = self._spell(piece)
-    if len(fallback) < 256:
+    if 0 < len(fallback) < 256:
       # The library falls back only if it has every byte of a character;
       # with some missing, which characters it spells is left to chance.
-      if fallback:
-        raise _unsupported(
-          f"a byte fallback that lacks {256 - len(fallback)} bytes"
-        )
+      raise _unsupported(f"a byte fallback that lacks {256 - len(fallback)}")
     spec: dict[str, Any] = {
       "tokens": None,
       "char_level": not self.byte_level,
@@ -429,12 +429,13 @@ def _ids(tokens, names: Mapping[str, int]) -> tuple[int, ...]:
 def _configs(directory: pathlib.Path) -> dict[str, list]:
   """End and start tokens that the files beside a tokenizer name."""
   found: dict[str, list] = {"eos": [], "bos": []}
-  for name in ("generation_config.json", "config.json"):
+  *generation, tokenizer = CONFIGS
+  for name in generation:
     config = _json(directory / name, optional=True)
     config = config.get("text_config", {}) | config
     ids = config.get("eos_token_id")
     found["eos"] += ids if isinstance(ids, list) else [ids]
-  config = _json(directory / "tokenizer_config.json", optional=True)
+  config = _json(directory / tokenizer, optional=True)
 
   def text(token):
     return token.get("content") if isinstance(token, dict) else token

@@ -131,7 +131,9 @@ class SplitLevel:
     )
 
   def _read(self, threads, char):
-    order = tuple(sorted(threads)) if isinstance(threads, frozenset) else threads
+    order = (
+      tuple(sorted(threads)) if isinstance(threads, frozenset) else threads
+    )
     return tuple(
       pc + 1
       for pc in regex.closure(self.program, order, char)
@@ -367,5 +369,5 @@ class CutAutomaton:
 def _product(options):
   tuples = [()]
   for values in options:
-    tuples = [head + (value,) for head in tuples for value in values]
+    tuples = [(*head, value) for head in tuples for value in values]
   return tuples

@@ -96,9 +96,7 @@ def user_tokens(
 ) -> tuple[Added, ...]:
   """User-defined pieces: cut out of the text before all else."""
   added = tuple(
-    Added(
-      id=int(id_), text=tokens[id_].replace(SPACE, " "), normalized=False
-    )
+    Added(id=int(id_), text=tokens[id_].replace(SPACE, " "), normalized=False)
     for id_ in np.flatnonzero(user_defined)
   )
   if added and prefix:

@@ -1,10 +1,10 @@
-"""Host: the regular expressions of pre-tokenizers, as prioritized programs.
+r"""Host: the regular expressions of pre-tokenizers, as prioritized programs.
 
 A pre-tokenizer's regex is matched by backtracking: alternatives in order,
 greedy repeats, the first success wins. Here it becomes a program for a machine
 that follows all the ways of backtracking at once, in the order in which
 backtracking would try them (Pike's machine). The program reads character
-*classes*; which characters an atom such as `\\p{L}` or `[^\\s\\d]` holds is the
+*classes*; which characters an atom such as `\p{L}` or `[^\s\d]` holds is the
 tokenizer library's business (see `charclass`), so atoms keep their source.
 
 Understood: literals, escapes, classes, `.`, groups, `(?i:...)`, alternatives,
@@ -50,7 +50,8 @@ class Choice:
 @dataclasses.dataclass(frozen=True)
 class Repeat:
   """`least` to `most` times (None: no limit); `kind`: greedy, lazy,
-  possessive."""
+  possessive.
+  """
 
   part: object
   least: int
@@ -332,7 +333,8 @@ def assemble(
       )
       end = any(isinstance(p, End) for p in tree.parts)
       program.append(
-        Look(everything - inside, not end) if tree.negative
+        Look(everything - inside, not end)
+        if tree.negative
         else Look(inside, end)
       )
     elif isinstance(tree, Sequence):

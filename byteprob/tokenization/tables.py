@@ -3,14 +3,12 @@
 import dataclasses
 
 import jax
-import numpy as np
+
+STATIC = {"static": True}
+"""Marks the fields that functions are compiled for."""
 
 VERSION = 1
 """Of the layout and meaning of the arrays; a part of the cache's key."""
-
-
-def _static(**kwargs):
-  return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,9 +74,9 @@ class BpeTables:
   pair_of: jax.Array
   pair_right: jax.Array
   pair_run: jax.Array
-  segments: int = _static()
-  spines: int = _static()
-  pairs: int = _static()
+  segments: int = dataclasses.field(metadata=STATIC)
+  spines: int = dataclasses.field(metadata=STATIC)
+  pairs: int = dataclasses.field(metadata=STATIC)
 
 
 @jax.tree_util.register_dataclass
@@ -133,10 +131,10 @@ class Tables:
   ends: jax.Array
   end_ids: jax.Array
   bpe: BpeTables | None
-  rule: str = _static()
-  start: int = _static()
-  start_inside: int = _static()
-  hypotheses: int = _static()
-  longest: int = _static()
-  most_twins: int = _static()
-  info: Info = _static()
+  rule: str = dataclasses.field(metadata=STATIC)
+  start: int = dataclasses.field(metadata=STATIC)
+  start_inside: int = dataclasses.field(metadata=STATIC)
+  hypotheses: int = dataclasses.field(metadata=STATIC)
+  longest: int = dataclasses.field(metadata=STATIC)
+  most_twins: int = dataclasses.field(metadata=STATIC)
+  info: Info = dataclasses.field(metadata=STATIC)

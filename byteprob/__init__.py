@@ -1,0 +1,24 @@
+"""Exact byte-level probabilities from tokenized language models."""
+
+from byteprob.errors import (
+  ByteprobError,
+  CheckpointError,
+  DownloadError,
+  PromptError,
+  UnsupportedTokenizerError,
+)
+from byteprob.lm import ByteLM, load
+from byteprob.scoring import list_nodes as nodes
+from byteprob.types import EOS
+
+__all__ = [
+  "EOS",
+  "ByteLM",
+  "ByteprobError",
+  "CheckpointError",
+  "DownloadError",
+  "PromptError",
+  "UnsupportedTokenizerError",
+  "load",
+  "nodes",
+]

@@ -1,0 +1,318 @@
+"""Host: a language model over bytes."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from byteprob import hub, models, prompt, scoring
+from byteprob.errors import CheckpointError, PromptError
+from byteprob.prompt import Context
+from byteprob.tokenization import Tables, load_tables
+from byteprob.types import EOS, Model
+
+Validity = Literal["exact", "trust_model"]
+
+
+def load(
+  name_or_path: str | os.PathLike[str] = hub.DEFAULT,
+  dtype: Literal["float32", "bfloat16"] = "float32",
+  validity: Validity = "exact",
+  utf8: Literal["strict", "any"] = "strict",
+) -> "ByteLM":
+  """Loads a tokenized language model as a language model over bytes.
+
+  Args:
+    name_or_path: a model in this package or on the package index (see
+      `byteprob.hub`), a Hugging Face directory or hub id, or a GGUF file.
+    dtype: of the parameters; sums over tokens are float32 in any case.
+    validity: "exact", or "trust_model" to skip the mask of what the tokenizer
+      cannot write (the paper's fast mode: not a distribution of its own, so
+      each byte is normalized over all bytes).
+    utf8: "strict": the model writes UTF-8; "any": any bytes, for tokenizers
+      whose tokens are bytes.
+
+  Raises:
+    DownloadError: there is no such model, or it cannot be fetched.
+    CheckpointError: its files are broken.
+    UnsupportedTokenizerError: its tokenizer cannot be compiled exactly.
+  """
+  path = hub.resolve(name_or_path)
+  tables = load_tables(path, utf8)
+  return ByteLM(models.load_model(path, dtype), tables, validity)
+
+
+class ByteLM:
+  """A token-level model and its tokenizer, as one model over bytes.
+
+  The alphabet is the 256 bytes and, at index 256, the end of the text.
+
+  Attributes:
+    model: the token-level model.
+    tables: the compiled tokenizer, on the device.
+    validity: see `load`.
+  """
+
+  def __init__(
+    self, model: Model, tables: Tables, validity: Validity = "exact"
+  ):
+    """Joins a model and its tokenizer.
+
+    Raises:
+      CheckpointError: the tokenizer has ids that the model has no logits for,
+        or nothing says what comes before a text.
+    """
+    if validity not in ("exact", "trust_model"):
+      raise ValueError(
+        f"validity must be 'exact' or 'trust_model', not {validity!r}"
+      )
+    most = max(np.max(tables.token_id), np.max(tables.end_ids, initial=0))
+    if most >= model.vocab_size:
+      raise CheckpointError(
+        f"The tokenizer has a token {most} and the model only"
+        f" {model.vocab_size} logits: they do not belong together."
+      )
+    info = dataclasses.replace(tables.info, start_ids=_start_ids(tables))
+    self.model = model
+    self.tables: Tables = jax.tree.map(
+      jnp.asarray, dataclasses.replace(tables, info=info)
+    )
+    self.validity = validity
+
+  def next_byte_logprobs(
+    self, context: Context = b""
+  ) -> Float[np.ndarray, "257"]:
+    """Log-probs of the byte after a context, and of the text's end there.
+
+    Args:
+      context: bytes, a str (taken as UTF-8), or a list that mixes them with
+        token ids. It may end anywhere, inside a token or a character too.
+
+    Returns:
+      `float32[257]` in nats; index 256 is the end of the text.
+
+    Raises:
+      PromptError: the context cannot be expressed in the model's tokens.
+    """
+    return self.next_byte_logprobs_batch([context])[0]
+
+  def next_byte_logprobs_batch(
+    self, contexts: Sequence[Context]
+  ) -> list[Float[np.ndarray, "257"]]:
+    """`next_byte_logprobs` of many contexts, side by side."""
+    cuts = [self._cut(context)[-1] for context in contexts]
+    scores = self._score([cut.query for cut in cuts])
+    # An empty text has no prefix space: its end is seen at the root.
+    bare = [k for k, cut in enumerate(cuts) if cut.prefixed and cut.empty]
+    roots = self._score(
+      [dataclasses.replace(cuts[k].query, text=b"") for k in bare]
+    )
+    found = [score.next for score in scores]
+    for k, root in zip(bare, roots, strict=True):
+      after = scores[k].byte[0] + scores[k].next
+      found[k] = after.astype(np.float32)
+      found[k][EOS] = np.logaddexp(after[EOS], root.next[EOS])
+    return found
+
+  def byte_logprobs(
+    self, text: Context, context: Context = b""
+  ) -> Float[np.ndarray, " n"]:
+    """Log-prob of each byte of a text, given the context and those before.
+
+    Args:
+      text: what to score; if it holds token ids, they are conditioned on.
+      context: what comes before it.
+
+    Returns:
+      `float32[n]` in nats, one for each byte of the text as the tokenizer
+      normalizes it (which warns if that changes it). The context may end
+      anywhere; the chain rule holds across that point.
+
+    Raises:
+      PromptError: the text cannot be expressed in the model's tokens, or is
+        longer than the model's context.
+    """
+    return self.byte_logprobs_batch([text], [context])[0]
+
+  def byte_logprobs_batch(
+    self,
+    texts: Sequence[Context],
+    contexts: Sequence[Context] | None = None,
+  ) -> list[Float[np.ndarray, " n"]]:
+    """`byte_logprobs` of many texts, side by side."""
+    contexts = [b""] * len(texts) if contexts is None else contexts
+    cuts = [
+      self._cut(context, text)
+      for context, text in zip(contexts, texts, strict=True)
+    ]
+    asked = [cut for one in cuts for cut in one if cut.counted]
+    scores = self._score([cut.query for cut in asked])
+    values = iter(
+      _own_bytes(cut, score) for cut, score in zip(asked, scores, strict=True)
+    )
+    return [
+      np.concatenate(
+        [np.zeros(0, np.float32)] + [next(values) for cut in one if cut.counted]
+      )
+      for one in cuts
+    ]
+
+  def covers(self, context: Context) -> list[tuple[tuple[int, ...], float]]:
+    """All covers of a context, the most probable first.
+
+    A cover is a token sequence that the tokenizer can begin with, whose bytes
+    start with the context's and whose last token alone reaches their end.
+
+    Returns:
+      `(token ids, log-prob)` of each, the ids since the last token id of the
+      context (or since the start token); the probabilities add up to the
+      context's own. With `validity="trust_model"`, ids that cannot follow are
+      among them.
+
+    Raises:
+      PromptError: the context cannot be expressed in the model's tokens.
+    """
+    cut = self._cut(context)[-1]
+    if not cut.query.text:
+      return [((), 0.0)]
+    (score,) = self._score([cut.query], keep_rows=True)
+    ids = np.asarray(self.tables.token_id)
+    low, high = np.asarray(self.tables.low), np.asarray(self.tables.high)
+    paths = scoring.paths(score.nodes, ids)
+    found = []
+    for node, place, weight, row in zip(
+      *score.front, score.front_rows, strict=True
+    ):
+      if place == 0:
+        # A node at the text's end: the cover is its last step.
+        found.append((paths[node], float(score.total + weight)))
+        continue
+      equal = int(self.tables.equal[place])
+      for token in range(low[place] + equal, high[place]):
+        if row[token] > -np.inf:
+          value = float(score.total + weight + row[token])
+          found.append(((*paths[node], int(ids[token])), value))
+    return sorted(found, key=lambda cover: -cover[1])
+
+  def encode(self, context: Context) -> tuple[int, ...]:
+    """The tokenizer's own encoding of a context, start tokens included.
+
+    Raises:
+      PromptError: there is none, since the text stops inside a character.
+    """
+    cut = self._cut(context)[-1]
+    return (*cut.query.prefix, *self._path(cut.query))
+
+  def _score(self, queries, **kwargs) -> list[scoring.Score]:
+    return scoring.score_many(
+      self.model,
+      self.tables,
+      queries,
+      trust_model=self.validity == "trust_model",
+      **kwargs,
+    )
+
+  def _cut(self, context: Context, text: Context = b"") -> list["_Cut"]:
+    """Queries for the byte segments of a context and a text."""
+    info = self.tables.info
+    pieces = prompt.pieces(info, context, text)
+    cuts: list[_Cut] = []
+    prefix: tuple[int, ...] = ()
+    for number, piece in enumerate(pieces):
+      last = number == len(pieces) - 1
+      prefix += piece.ids
+      data, counted = _working(info, piece, partial=last)
+      outset = number == 0 and piece.ids == info.start_ids
+      prefixed = bool(info.prefix) and (outset or not info.prefix_once)
+      if prefixed and info.prefix == "unless_space":
+        data = data.removeprefix(b" ")
+        counted = min(counted, len(data))
+      start = self.tables.start if outset else self.tables.start_inside
+      spaced = prefixed and (bool(data) or last)
+      query = scoring.Query(
+        prefix=prefix, text=b" " * spaced + data, start=start
+      )
+      cuts.append(
+        _Cut(query=query, prefixed=prefixed, empty=not data, counted=counted)
+      )
+      if not last:
+        prefix += self._path(query)
+    return cuts
+
+  def _path(self, query: scoring.Query) -> tuple[int, ...]:
+    """The tokens of a whole text: of its node where the text may end."""
+    if not query.text:
+      return ()
+    nodes = scoring.nodes(self.tables, query)
+    ends = np.append(np.asarray(self.tables.ends), False)
+    whole = np.flatnonzero(
+      (nodes.end == len(query.text)) & ends[nodes.states].any(1)
+    )
+    if not len(whole):
+      raise PromptError(
+        "The text cannot be encoded as it stands: it stops inside a"
+        " character, or no tokens spell it."
+      )
+    paths = scoring.paths(nodes, np.asarray(self.tables.token_id))
+    return paths[whole[0]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+  """A query; whether a prefix space was put before its text; whether the
+  user's text is empty; how many of its last bytes are asked about.
+  """
+
+  query: scoring.Query
+  prefixed: bool
+  empty: bool
+  counted: int
+
+
+def _working(info, piece, *, partial) -> tuple[bytes, int]:
+  """The working text of a piece, and how much of it is asked about."""
+  data = prompt.working(info, piece.text, partial=partial)
+  if piece.counted in (0, len(piece.text)) or data == piece.text:
+    return data, len(data) if piece.counted == len(piece.text) else (
+      piece.counted
+    )
+  before = piece.text[: len(piece.text) - piece.counted]
+  kept = prompt.working(info, before, partial=True)
+  if not data.startswith(kept):
+    raise PromptError(
+      "The text begins with a character that changes the context's last one"
+      " (Unicode's NFC joins them); begin the text after it."
+    )
+  return data, len(data) - len(kept)
+
+
+def _own_bytes(cut: _Cut, score: scoring.Score) -> np.ndarray:
+  """Log-probs of the user's bytes; a prefix space belongs to the first."""
+  values = score.byte
+  if cut.prefixed:
+    values = values[1:].copy()
+    values[0] += score.byte[0]
+  return values[len(values) - cut.counted :]
+
+
+def _start_ids(tables: Tables) -> tuple[int, ...]:
+  """What comes before a text: a model needs something to begin with."""
+  if tables.info.start_ids:
+    return tables.info.start_ids
+  special = dict(tables.info.special)
+  # Models that begin without a token were trained on documents that this
+  # one, or else their end token, separates.
+  for name in ("<|endoftext|>", "<|end_of_text|>"):
+    if name in special:
+      return (special[name],)
+  if len(tables.end_ids):
+    return (int(tables.end_ids[0]),)
+  raise CheckpointError(
+    "Nothing says which token comes before a text: the tokenizer adds none"
+    " and names no end token. Begin every context with a token id."
+  )

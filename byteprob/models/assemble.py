@@ -1,0 +1,237 @@
+"""Host: a checkpoint's tensors, by rules, into a decoder's parameters."""
+
+import dataclasses
+import functools
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byteprob.models import decoder, fields
+from byteprob.models.config import DecoderConfig
+from byteprob.types import Params
+
+Dtype = Literal["float32", "bfloat16"]
+
+HEAD = "head/kernel"
+EMBEDDING = "embed/embedding"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """A tensor in a file, not read yet.
+
+  Attributes:
+    shape: its shape.
+    read: returns it as `float32`; may be a view of a file.
+  """
+
+  shape: tuple[int, ...]
+  read: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+  """Where the tensors with one form of name go, and how they change.
+
+  Attributes:
+    pattern: matches the whole name.
+    targets: the parameter's path, its `{}` filled by the pattern's groups;
+      several: the last axis is cut into as many equal parts; none: the
+      tensor is not needed.
+    transpose: `[out, in]` in the file.
+    interleaved: if not 0, the rows are those of this many heads whose rotary
+      pairs are neighbours, to be set half a head apart.
+    add: added to every element.
+  """
+
+  pattern: str
+  targets: tuple[str, ...] = ()
+  transpose: bool = False
+  interleaved: int = 0
+  add: float = 0.0
+
+  def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of each part, given the tensor's."""
+    if self.transpose:
+      shape = shape[::-1]
+    if len(self.targets) > 1 and shape:
+      # A size that cannot be cut gives one that cannot be right.
+      last, rest = divmod(shape[-1], len(self.targets))
+      shape = (*shape[:-1], -1 if rest else last)
+    return shape
+
+  def apply(self, x: np.ndarray) -> list[np.ndarray]:
+    """The parts, one for each target."""
+    if self.interleaved:
+      pairs = x.reshape(self.interleaved, -1, 2, *x.shape[1:])
+      x = pairs.swapaxes(1, 2).reshape(x.shape)
+    if self.transpose:
+      x = x.T
+    if self.add:
+      x = x + np.float32(self.add)
+    return np.split(x, len(self.targets), axis=-1)
+
+
+def rules(
+  table: Mapping[str, str], suffixes: Sequence[Rule], *, prefix: str = ""
+) -> list[Rule]:
+  """Rules for every module of `table`, one for each kind of its tensors.
+
+  Args:
+    table: patterns of modules' names to paths of modules here.
+    suffixes: rules whose pattern is the end of a tensor's name and whose
+      targets are the end of the parameter's path.
+    prefix: pattern before each of the table's.
+
+  Returns:
+    `len(table) * len(suffixes)` rules.
+  """
+  return [
+    dataclasses.replace(
+      rule,
+      pattern=prefix + module + rule.pattern,
+      targets=tuple(f"{path}/{target}" for target in rule.targets),
+    )
+    for module, path in table.items()
+    for rule in suffixes
+  ]
+
+
+def check_dtype(dtype: str) -> None:
+  """Raises `ValueError` unless `dtype` is one that loaders give."""
+  if dtype not in typing.get_args(Dtype):
+    wanted = " or ".join(typing.get_args(Dtype))
+    raise ValueError(f"dtype is {dtype!r}, want {wanted}")
+
+
+def assemble(
+  config: DecoderConfig,
+  sources: Mapping[str, Source],
+  table: Sequence[Rule],
+  dtype: Dtype,
+  *,
+  where: object,
+  problems: list[str],
+) -> Params:
+  """The parameters of `config`, each filled by exactly one tensor.
+
+  Args:
+    config: the decoder.
+    sources: the tensors by name.
+    table: the rules; each name must match one.
+    dtype: of the result, but for the norms' float32.
+    where: the file or directory, for messages.
+    problems: faults found so far, raised together with those found here.
+
+  Returns:
+    The parameters, as `decoder.init_params` gives them.
+
+  Raises:
+    CheckpointError: once, with all faults: tensors that no rule maps, that
+      have the wrong shape, or that compete; parameters that no tensor fills;
+      a separate output matrix beside a tied embedding; numbers not finite.
+  """
+  if len(config.layers) > len(sources):
+    # Nothing is built for layers that cannot be there.
+    problems.append(
+      f"{len(config.layers)} layers are declared, but the file has only "
+      f"{len(sources)} tensors; fetch it again"
+    )
+    fields.fail(where, problems)
+  shapes = _shapes(config)
+  plan: dict[str, Rule] = {}
+  filled: dict[str, str] = {}
+  for name, source in sources.items():
+    rule = _match(name, table)
+    if rule is None:
+      problems.append(f"tensor {name} is not one that this family has")
+      continue
+    if not rule.targets:
+      continue
+    plan[name] = rule
+    for path in rule.targets:
+      if path in filled:
+        problems.append(f"tensors {filled[path]} and {name} are the same one")
+      filled[path] = name
+      # A tied model's copy of its embedding is checked when it is read.
+      want = shapes.get(path)
+      if path == HEAD and config.tied:
+        want = shapes[EMBEDDING][::-1]
+      got = rule.shape(source.shape)
+      if want is None:
+        problems.append(f"tensor {name} has no place in the model declared")
+      elif got != want:
+        problems.append(
+          f"tensor {name} has shape {list(source.shape)}, which gives "
+          f"{list(got)} for {path}, want {list(want)}"
+        )
+  missing = [path for path in shapes if path not in filled]
+  problems.extend(f"no tensor for the parameter {path}" for path in missing)
+  fields.fail(where, problems)
+
+  flat: dict[str, jax.Array] = {}
+  for name, rule in plan.items():
+    x = sources[name].read()
+    if not _finite(x):
+      problems.append(f"tensor {name} has numbers that are not finite")
+      continue
+    for path, part in zip(rule.targets, rule.apply(x), strict=True):
+      flat[path] = _place(path, part, dtype)
+  fields.fail(where, problems)
+  if config.tied and HEAD in flat:
+    head = flat.pop(HEAD)
+    if not jnp.array_equal(head.T, flat[EMBEDDING]):
+      fields.fail(
+        where,
+        [
+          f"the output matrix {filled[HEAD]} is declared tied to the "
+          "embedding, but differs from it"
+        ],
+      )
+  return _nest(flat)
+
+
+def _match(name: str, table: Sequence[Rule]) -> Rule | None:
+  """The rule for `name`, with its targets filled in."""
+  for rule in table:
+    if match := re.fullmatch(rule.pattern, name):
+      targets = tuple(t.format(*match.groups()) for t in rule.targets)
+      return dataclasses.replace(rule, targets=targets)
+  return None
+
+
+def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+  init = functools.partial(decoder.init_params, config)
+  tree = jax.eval_shape(init, jax.random.key(0))
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    "/".join(key.key for key in path): leaf.shape for path, leaf in leaves
+  }
+
+
+def _finite(x: np.ndarray) -> bool:
+  # A sum is finite if all are, unless it overflows: then look at each.
+  with np.errstate(over="ignore", invalid="ignore"):
+    return bool(np.isfinite(np.sum(x)) or np.all(np.isfinite(x)))
+
+
+def _place(path: str, x: np.ndarray, dtype: Dtype) -> jax.Array:
+  kind = decoder.param_dtype(path.split("/"), jnp.dtype(dtype))
+  # A copy in any case: JAX may keep the array, which may be part of a file.
+  return jnp.asarray(np.array(x, dtype=kind, order="C"))
+
+
+def _nest(flat: Mapping[str, jax.Array]) -> Params:
+  tree: dict = {}
+  for path, leaf in flat.items():
+    *parents, last = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree

@@ -1,0 +1,57 @@
+"""Host: a checkpoint of any format, by its path."""
+
+import os
+import pathlib
+
+from byteprob import errors
+from byteprob.models import decoder, gguf, hf
+from byteprob.models.assemble import Dtype
+from byteprob.models.config import CheckpointInfo
+from byteprob.types import Model
+
+
+def load_model(path: str | os.PathLike[str], dtype: Dtype = "float32") -> Model:
+  """Reads a model from a Hugging Face directory or a GGUF file.
+
+  Args:
+    path: a directory with `config.json` and safetensors files (see `load_hf`)
+      or a GGUF file (see `load_gguf`).
+    dtype: of the parameters and the cache.
+
+  Returns:
+    The model, its parameters on the default device.
+
+  Raises:
+    CheckpointError: there is nothing at `path`, or it cannot be loaded.
+  """
+  path = pathlib.Path(path)
+  load = hf.load_hf if _is_directory(path) else gguf.load_gguf
+  config, params = load(path, dtype)
+  return decoder.make_model(config, params, dtype)
+
+
+def read_info(path: str | os.PathLike[str]) -> CheckpointInfo:
+  """Reads what a checkpoint says about its special tokens, not its weights.
+
+  Raises:
+    CheckpointError: as `load_model`, of the headers.
+  """
+  path = pathlib.Path(path)
+  if _is_directory(path):
+    return hf.read_hf_info(path)
+  return gguf.read_gguf_info(path)
+
+
+def _is_directory(path: pathlib.Path) -> bool:
+  if path.is_dir():
+    return True
+  if path.is_file() and path.suffix != ".safetensors":
+    return False
+  if path.is_file():
+    raise errors.CheckpointError(
+      f"{path} is weights alone: name its directory, with config.json"
+    )
+  raise errors.CheckpointError(
+    f"there is nothing at {path}: name a directory with config.json and "
+    "safetensors files, or a GGUF file"
+  )

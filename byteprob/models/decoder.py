@@ -1,0 +1,383 @@
+"""Device: one Linen decoder for every family, its cache passed in and out.
+
+Parameters are a plain nested dict. Kernels are `[in, out]`: of the two
+layouts, that is the faster one on CPUs for all but a single row, and devices
+do not care. Layers are unrolled: stacked weights, as a scan over layers wants
+them, are copied at every call on CPUs.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from byteprob.models import attention
+from byteprob.models import config as config_lib
+from byteprob.types import Cache, Model, Params
+
+DecoderConfig = config_lib.DecoderConfig
+
+_ACTIVATIONS = {
+  "silu": jax.nn.silu,
+  "gelu": functools.partial(jax.nn.gelu, approximate=False),
+  "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+
+class Norm(nn.Module):
+  """RMS or layer normalisation of the last axis, in float32."""
+
+  kind: str
+  eps: float
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    shape = (1,) * (x.ndim - 1) + x.shape[-1:]
+    y = x.astype(jnp.float32)
+    if self.kind == "layer":
+      y -= jnp.mean(y, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
+    y *= jax.lax.rsqrt(variance + self.eps)
+    y *= self._param("scale", nn.initializers.ones, shape)
+    if self.kind == "layer":
+      y += self._param("bias", nn.initializers.zeros, shape)
+    return y.astype(x.dtype)
+
+  def _param(self, name, init, shape):
+    return self.param(name, init, shape[-1:], jnp.float32).reshape(shape)
+
+
+class Attention(nn.Module):
+  """Grouped-query attention of new rows over cached ones, or themselves."""
+
+  config: DecoderConfig
+  layer: config_lib.Layer
+
+  @nn.compact
+  def __call__(self, x, rotations, mask, cache, slots):
+    cfg = self.config
+    dense = functools.partial(_dense, cfg)
+
+    def project(name, heads):
+      y = dense(heads * cfg.head_dim, cfg.qkv_bias, name)(x)
+      return y.reshape(*y.shape[:2], heads, cfg.head_dim)
+
+    q = project("query", cfg.heads)
+    k = project("key", cfg.kv_heads)
+    v = project("value", cfg.kv_heads)
+    if cfg.qk_norm:
+      q = Norm("rms", cfg.norm_eps, name="query_norm")(q)
+      k = Norm("rms", cfg.norm_eps, name="key_norm")(k)
+    if self.layer.rope:
+      q = attention.rotate(q, *rotations)
+      k = attention.rotate(k, *rotations)
+    if cache is None:
+      keys, values = (k,), (v,)
+    else:
+      keys = attention.write_heads(cache["k"], k, slots)
+      values = attention.write_heads(cache["v"], v, slots)
+      cache = {"k": keys, "v": values}
+    y = attention.attend(
+      q,
+      keys,
+      values,
+      mask,
+      scale=cfg.attention_scale,
+      softcap=cfg.attention_softcap,
+      precision=cfg.precision,
+    )
+    y = y.reshape(*y.shape[:2], cfg.heads * cfg.head_dim)
+    return dense(cfg.width, cfg.out_bias, "out")(y), cache
+
+
+class Mlp(nn.Module):
+  """The feed-forward block."""
+
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(self, x):
+    cfg = self.config
+    dense = functools.partial(_dense, cfg)
+    activation = _ACTIVATIONS[cfg.activation]
+    up = dense(cfg.mlp_width, cfg.mlp_bias, "up")(x)
+    if cfg.gated_mlp:
+      hidden = activation(dense(cfg.mlp_width, cfg.mlp_bias, "gate")(x)) * up
+    else:
+      hidden = activation(up)
+    return dense(cfg.width, cfg.mlp_bias, "down")(hidden)
+
+
+class Block(nn.Module):
+  """Attention and feed-forward, each added to the residual stream."""
+
+  config: DecoderConfig
+  layer: config_lib.Layer
+
+  @nn.compact
+  def __call__(self, x, rotations, mask, cache, slots):
+    cfg = self.config
+    norm = functools.partial(Norm, cfg.norm, cfg.norm_eps)
+    y, cache = Attention(cfg, self.layer, name="attention")(
+      norm(name="attention_norm")(x), rotations, mask, cache, slots
+    )
+    x += norm(name="post_attention_norm")(y) if cfg.sandwich_norm else y
+    y = Mlp(cfg, name="mlp")(norm(name="mlp_norm")(x))
+    x += norm(name="post_mlp_norm")(y) if cfg.sandwich_norm else y
+    return x, cache
+
+
+class Decoder(nn.Module):
+  """The decoder; see `extend` and `forward` for the two ways to call it."""
+
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(self, tokens, positions, mask, cache=None, slots=None):
+    cfg = self.config
+    x, embedding = self._embed(tokens, positions)
+    key_positions = positions
+    new_cache: dict[str, Any] = {"layers": []}
+    if cache is not None:
+      key_positions = attention.write(cache["positions"], positions, slots)
+      new_cache["positions"] = key_positions
+    # Each kind of layer needs its mask and its rotations once.
+    masks, rotations = {}, {}
+    for i, layer in enumerate(cfg.layers):
+      if layer.window not in masks:
+        masks[layer.window] = attention.window_mask(
+          mask, positions, key_positions, layer.window
+        )
+      if layer.rope and layer.rope not in rotations:
+        step = config_lib.frequencies(layer.rope, cfg.head_dim)
+        rotations[layer.rope] = attention.rotations(positions, step)
+      x, layer_cache = Block(cfg, layer, name=f"layer_{i}")(
+        x,
+        rotations.get(layer.rope),
+        masks[layer.window],
+        None if cache is None else cache["layers"][i],
+        slots,
+      )
+      new_cache["layers"].append(layer_cache)
+    logits = self._logits(x, embedding)
+    return logits, None if cache is None else new_cache
+
+  def _embed(self, tokens, positions):
+    cfg = self.config
+    # Padding may hold any number: clip, where JAX's default would make NaN.
+    table = functools.partial(_Table, width=cfg.width)
+    embedding = table(cfg.vocab_size, name="embed")()
+    x = jnp.take(embedding, tokens, axis=0, mode="clip")
+    if cfg.embedding_scale != 1:
+      x *= jnp.asarray(cfg.embedding_scale, x.dtype)
+    if cfg.learned_positions:
+      learned = table(cfg.context_length, name="position")()
+      x += jnp.take(learned, positions, axis=0, mode="clip")
+    return x, embedding
+
+  def _logits(self, x, embedding):
+    cfg = self.config
+    x = Norm(cfg.norm, cfg.norm_eps, name="final_norm")(x)
+    dot = functools.partial(
+      jnp.einsum, precision=cfg.precision, preferred_element_type=jnp.float32
+    )
+    if cfg.tied:
+      logits = dot("btw,vw->btv", x, embedding)
+    else:
+      kernel = _Kernel(cfg.vocab_size, name="head")(x)
+      logits = dot("btw,wv->btv", x, kernel)
+    if cfg.logit_softcap:
+      logits = cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap)
+    return logits
+
+
+class _Table(nn.Module):
+  rows: int
+  width: int
+
+  @nn.compact
+  def __call__(self):
+    init = nn.initializers.normal(0.02)
+    return self.param("embedding", init, (self.rows, self.width), jnp.float32)
+
+
+class _Kernel(nn.Module):
+  features: int
+
+  @nn.compact
+  def __call__(self, x):
+    init = nn.initializers.normal(0.02)
+    shape = (x.shape[-1], self.features)
+    return self.param("kernel", init, shape, jnp.float32)
+
+
+def _dense(config, features, use_bias, name):
+  return nn.Dense(
+    features,
+    use_bias=use_bias,
+    precision=config.precision,
+    kernel_init=nn.initializers.normal(0.02),
+    name=name,
+  )
+
+
+def init_params(config: DecoderConfig, key: jax.Array) -> Params:
+  """Random parameters, float32; the key is consumed.
+
+  `jax.eval_shape(init_params, config, key)`, with `config` closed over, gives
+  the names and shapes without the arrays.
+  """
+  tokens = jnp.zeros((1, 1), jnp.int32)
+  mask = jnp.ones((1, 1, 1), bool)
+  return Decoder(config).init(key, tokens, tokens, mask)["params"]
+
+
+def init_cache(
+  config: DecoderConfig,
+  batch: int,
+  capacity: int,
+  dtype: Any = jnp.float32,
+  heads_per_leaf: int | None = None,
+) -> Cache:
+  """An empty cache.
+
+  Args:
+    config: the decoder.
+    batch: `B`.
+    capacity: `S`, the number of slots of each batch row.
+    dtype: of keys and values.
+    heads_per_leaf: `H`, how many key heads share an array; it divides
+      `kv_heads`. Default: 1 on CPUs, whose matrix products would first copy
+      each head's rows together, at every call; all of them elsewhere.
+
+  Returns:
+    `{"layers": [{"k": (dtype[B, S, H, D], ...), "v": ...}, ...],
+    "positions": int32[B, S]}`, every array zeros: empty slots are told apart
+    by the caller's mask alone.
+  """
+  if heads_per_leaf is None:
+    on_cpu = jax.default_backend() == "cpu"
+    heads_per_leaf = 1 if on_cpu else config.kv_heads
+  leaves = config.kv_heads // heads_per_leaf
+  shape = (batch, capacity, heads_per_leaf, config.head_dim)
+
+  def rows():
+    return tuple(jnp.zeros(shape, dtype) for _ in range(leaves))
+
+  return {
+    "layers": [{"k": rows(), "v": rows()} for _ in config.layers],
+    "positions": jnp.zeros((batch, capacity), jnp.int32),
+  }
+
+
+def extend(
+  config: DecoderConfig,
+  params: Params,
+  cache: Cache,
+  tokens: Int[Array, "B T"],
+  positions: Int[Array, "B T"],
+  slots: Int[Array, "B T"],
+  mask: Bool[Array, "B T S"],
+) -> tuple[Float[Array, "B T V"], Cache]:
+  """One model call, as `byteprob.types.Extend` with `config` before it.
+
+  Layers with a window also look at positions: a row attends to a slot of its
+  mask when that slot's position is less than `window` before its own. A row
+  whose mask is all False gets finite logits that mean nothing. Pure; donate
+  the cache to have it updated in place.
+
+  Args:
+    config: the decoder (static).
+    params: as `init_params` or the loaders make them.
+    cache: as `init_cache` made it, or an earlier call returned it.
+    tokens: `int32[B, T]` token ids.
+    positions: `int32[B, T]`.
+    slots: `int32[B, T]`, not negative; `S` or more: not written. No two new
+      rows of a batch row may share a slot below `S`.
+    mask: `bool[B, T, S]`.
+
+  Returns:
+    `float32[B, T, V]` logits and the new cache.
+  """
+  return Decoder(config).apply(
+    {"params": params}, tokens, positions, mask, cache, slots
+  )
+
+
+def forward(
+  config: DecoderConfig,
+  params: Params,
+  tokens: Int[Array, "B T"],
+  segment_mask: Bool[Array, "B T T"] | None = None,
+  positions: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T V"]:
+  """The plain causal forward, without a cache: for training.
+
+  Args:
+    config: the decoder (static).
+    params: as `init_params` or the loaders make them.
+    tokens: `int32[B, T]` token ids.
+    segment_mask: `bool[B, T, T]`: which pairs of rows (query, key) are in the
+      same text, where several texts are packed into one row. Default: all.
+    positions: `int32[B, T]`. Default: 0 to `T - 1`.
+
+  Returns:
+    `float32[B, T, V]` logits: row `i` predicts token `i + 1`.
+  """
+  batch, length = tokens.shape
+  mask = jnp.tril(jnp.ones((length, length), bool))[None]
+  mask = jnp.broadcast_to(mask, (batch, length, length))
+  if segment_mask is not None:
+    mask &= segment_mask
+  if positions is None:
+    row = jnp.arange(length, dtype=jnp.int32)[None]
+    positions = jnp.broadcast_to(row, (batch, length))
+  logits, _ = Decoder(config).apply({"params": params}, tokens, positions, mask)
+  return logits
+
+
+def make_model(
+  config: DecoderConfig, params: Params, dtype: Any = jnp.float32
+) -> Model:
+  """A decoder and its parameters as the functions that byteprob takes.
+
+  Args:
+    config: the decoder.
+    params: its parameters, in any float dtype.
+    dtype: of the parameters and the cache of the result; normalisation
+      parameters stay float32.
+
+  Returns:
+    The record; `params` is copied only where the dtype differs.
+  """
+  return Model(
+    init_cache=lambda batch, capacity: init_cache(
+      config, batch, capacity, dtype
+    ),
+    extend=functools.partial(extend, config),
+    params=cast_params(params, dtype),
+    vocab_size=config.vocab_size,
+    context_length=config.context_length,
+  )
+
+
+def cast_params(params: Params, dtype: Any) -> Params:
+  """`params` in `dtype`, but for those of the norms: see `param_dtype`."""
+
+  def cast(path, leaf):
+    return leaf.astype(param_dtype([key.key for key in path], dtype))
+
+  return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def param_dtype(path: Sequence[str], dtype: Any) -> Any:
+  """The dtype of the parameter at `path` in a model of `dtype`.
+
+  Norms stay float32: they are few, computed in float32, and Gemma's, one plus
+  a small number, would lose most of their digits in bfloat16.
+  """
+  return jnp.float32 if path[-2].endswith("_norm") else dtype

@@ -1,0 +1,103 @@
+"""Device: what all rules share: the automaton, and runs of a vocabulary."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from byteprob.tokenization.tables import Tables
+
+NONE = -1
+"""No node, no token, no state."""
+
+_CHUNK = 4096
+
+
+def step(
+  tables: Tables, state: Int[Array, "..."], kind: Int[Array, "..."]
+) -> Int[Array, "..."]:
+  """The automaton's state after a token of a kind; -1 stays -1."""
+  after = tables.next[state, kind].astype(jnp.int32)
+  return jnp.where(state == NONE, NONE, after)
+
+
+def cut(tables: Tables, state: Int[Array, "..."]) -> Int[Array, "..."]:
+  """The automaton's state after a cut; -1 stays -1."""
+  return jnp.where(state == NONE, NONE, tables.cut[state])
+
+
+def distinct(
+  states: Int[Array, "W G"], size: int
+) -> tuple[Int[Array, "W H"], Bool[Array, ""]]:
+  """Different states of each row, in order, -1 after them.
+
+  Returns:
+    The states, and whether there were more than `size`.
+  """
+  count = states.shape[1]
+  earlier = jnp.tril(jnp.ones((count, count), bool), -1)
+  same = states[:, :, None] == states[:, None, :]
+  keep = (states != NONE) & ~(same & earlier).any(2)
+  rank = jnp.where(keep, jnp.cumsum(keep, 1) - 1, size)
+  row = jnp.arange(len(states))[:, None]
+  empty = jnp.full((len(states), size), NONE, states.dtype)
+  return (
+    empty.at[row, rank].set(states, mode="drop"),
+    (keep.sum(1) > size).any(),
+  )
+
+
+def ways(
+  tables: Tables, states: Int[Array, "R H"]
+) -> tuple[Bool[Array, "R Y"], Bool[Array, "R Y"]]:
+  """Tokens that the automaton lets stand after each node.
+
+  Returns:
+    Those that may without a cut before them, as far as the automaton knows,
+    and those that may with one.
+  """
+  kinds = jnp.arange(tables.next.shape[1])
+
+  def able(states):
+    return (step(tables, states[..., None], kinds) != NONE).any(1)
+
+  # One table look-up a token: bit 0 without a cut, bit 1 with one.
+  code = able(states) + 2 * able(cut(tables, states)).astype(jnp.uint8)
+  code = code.astype(jnp.uint8)[:, tables.kind]
+  return (code & 1).astype(bool), code >= 2
+
+
+def spread(
+  length: Int[Array, "R G"],
+  size: int,
+  run: Callable[[Array, Array, Array], tuple[Array, Array]],
+) -> Bool[Array, "R Y"]:
+  """The union of the runs of each row.
+
+  Args:
+    length: how many runs each row has in each of its lists.
+    size: `Y`, length of the order that they are runs of.
+    run: `run(row, list, item)` gives `(start, stop)`; called on vectors.
+  """
+  count, lists = length.shape
+  if not lists:
+    return jnp.zeros((count, size), bool)
+  flat = length.ravel()
+  stop = jnp.cumsum(flat)
+
+  def mark(carry):
+    first, edges = carry
+    item = first + jnp.arange(_CHUNK, dtype=jnp.int32)
+    at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
+    at = jnp.minimum(at, len(stop) - 1)
+    low, high = run(at // lists, at % lists, item - (stop[at] - flat[at]))
+    row = jnp.where(item < stop[-1], at // lists, count)
+    edges = edges.at[row, low].add(1, mode="drop")
+    edges = edges.at[row, high].add(-1, mode="drop")
+    return first + _CHUNK, edges
+
+  edges = jnp.zeros((count, size + 1), jnp.int32)
+  start = (jnp.int32(0), edges)
+  _, edges = jax.lax.while_loop(lambda c: c[0] < stop[-1], mark, start)
+  return jnp.cumsum(edges[:, :size], axis=1) > 0
