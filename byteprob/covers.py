@@ -32,9 +32,11 @@ class Capacity:
     width: live starts at once.
     born: new nodes at one byte.
     lanes: token pairs that are checked at a time.
+    states: states of one node.
   """
 
   nodes: int
+  states: int
   width: int = 32
   born: int = 4
   lanes: int = 8
@@ -81,7 +83,7 @@ def begin(
   tables: Tables, capacity: Capacity, start: Int[Array, ""]
 ) -> tuple[Nodes, Front]:
   """The root alone, in state `start` of the automaton."""
-  count, states = capacity.nodes, tables.hypotheses
+  count, states = capacity.nodes, capacity.states
   nodes = Nodes(
     token=jnp.full((count,), NONE, jnp.int32),
     parent=jnp.full((count,), NONE, jnp.int32),

@@ -158,7 +158,9 @@ def read(
   text, length = _texts(queries)
   start = np.array([query.start for query in queries], np.int32)
   size = text.shape[1]
-  capacity = covers.Capacity(nodes=size + size // 4 + 16)
+  capacity = covers.Capacity(
+    nodes=size + size // 4 + 16, states=tables.hypotheses
+  )
   while True:
     found = _read(tables, capacity, text, length, start)
     if not np.asarray(found[1].overflow).any():
@@ -168,6 +170,7 @@ def read(
       nodes=2 * capacity.nodes,
       width=2 * capacity.width,
       born=2 * capacity.born,
+      states=2 * capacity.states,
     )
 
 

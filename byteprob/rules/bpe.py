@@ -48,7 +48,7 @@ def follow(
   plain = jnp.where(allowed[:, None], plain, NONE)
   after_cut = common.step(tables, common.cut(tables, before), kind)
   states, crowded = common.distinct(
-    jnp.concatenate([plain, after_cut], axis=1), tables.hypotheses
+    jnp.concatenate([plain, after_cut], axis=1), nodes.states.shape[1]
   )
   return states, (), crowded
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from byteprob.errors import UnsupportedTokenizerError
 from byteprob.tokenization import (
+  anybytes,
   automaton,
   bpe,
   charclass,
@@ -33,7 +34,9 @@ def compile_tables(
     UnsupportedTokenizerError: something cannot be compiled exactly.
   """
   label, cuts, hypotheses = _cut_automaton(spec)
-  reader, unspelled = _machine(spec, label, cuts)
+  reader, unspelled = _machine(spec, label, cuts, utf8_mode)
+  if utf8_mode == "any":
+    hypotheses *= 4  # a cut may stand between the bytes of no character
   tree = None
   lengths = np.array([len(token or b"") for token in spec.tokens])
   possible = lengths > 0
@@ -140,21 +143,33 @@ def _hypotheses(cuts: machine.CutDfa) -> int:
   return max(len(states) for states in seen)
 
 
-def _machine(spec, label, cuts):
+def _machine(spec, label, cuts, utf8_mode):
   """The machine of symbols, and the bytes that cannot be written."""
-  if not spec.char_level:
+  if utf8_mode == "any" and spec.char_level and not spec.fallback:
+    raise UnsupportedTokenizerError(
+      'utf8="any" needs a tokenizer that can spell every byte; this one spells'
+      " whole characters only."
+    )
+  missing = frozenset()
+  by_bytes = label
+  if spec.char_level:
+    atoms = [token for token in spec.tokens if token and _is_char(token)]
+    whole = np.zeros(charclass.CODE_POINTS, bool)
+    whole[[ord(token.decode()) for token in atoms]] = True
+    by_bytes = np.where(whole, -1, label) if spec.fallback else (
+      np.full_like(label, -1)
+    )
+  else:
     written = {token[0] for token in spec.tokens if token and len(token) == 1}
     missing = frozenset(range(256)) - written
-    return machine.build(cuts, utf8.graph(label, missing)), missing
-  atoms = {token for token in spec.tokens if token and _is_char(token)}
-  has_token = np.zeros(charclass.CODE_POINTS, bool)
-  has_token[[ord(token.decode()) for token in atoms]] = True
-  spelled = (
-    np.where(has_token, -1, label)
-    if spec.fallback
-    else (np.full_like(label, -1))
-  )
-  return machine.build(cuts, utf8.graph(spelled)), frozenset()
+  if utf8_mode == "strict":
+    return machine.build(cuts, utf8.graph(by_bytes, missing)), missing
+  # Characters that have tokens of their own get a class that leads nowhere.
+  banned = np.where(by_bytes < 0, cuts.plain.shape[1], by_bytes)
+  banned[charclass.SURROGATES] = -1
+  lone = int(label[ord("\N{REPLACEMENT CHARACTER}")])
+  reader = anybytes.build(cuts, utf8.graph(banned), lone, missing)
+  return reader, missing
 
 
 def _is_char(token: bytes) -> bool:

@@ -108,7 +108,7 @@ class Tables:
     rule: how pieces become tokens.
     start: state at the start of a text; `start_inside`: at the start of a
       later segment.
-    hypotheses: the largest number of states of one node.
+    hypotheses: states of one node that room is made for at first.
     longest: bytes of the longest token.
     most_twins: the largest of `twins`.
     info: facts for the host; see `Info`.
