@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt8
 
 from byteprob import rules
+from byteprob.rules import common
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
 
@@ -42,6 +43,22 @@ class Capacity:
   lanes: int = 8
 
 
+class Standing(NamedTuple):
+  """What decides on what may follow a node, `[N, ...]` or `[R, ...]` each.
+
+  Attributes:
+    last: last token (in sorted order), -1 at the root.
+    states: states of the automaton, -1 after them.
+    forms: states of the normalization form's laws, if it has one.
+    law: what the rule's mask needs beside (`rules`' `by_node`).
+  """
+
+  last: Int[Array, " N"]
+  states: Int[Array, "N H"]
+  forms: Int[Array, "N F"]
+  law: Any
+
+
 class Nodes(NamedTuple):
   """The nodes of one text, in the order of their ends; 0 is the root.
 
@@ -52,6 +69,7 @@ class Nodes(NamedTuple):
     depth: `int32[N]` tokens since the root.
     states: `int32[N, H]` states of the automaton that the node may be in, one
       for each way of cutting the text that later bytes may still decide for.
+    forms: `int32[N, F]` states of the normalization form's laws.
     law: what the rule keeps of each node, `[N, ...]`.
     count: `int32[]` how many there are.
   """
@@ -61,6 +79,7 @@ class Nodes(NamedTuple):
   end: Int[Array, " N"]
   depth: Int[Array, " N"]
   states: Int[Array, "N H"]
+  forms: Int[Array, "N F"]
   law: Any
   count: Int[Array, ""]
 
@@ -84,12 +103,14 @@ def begin(
 ) -> tuple[Nodes, Front]:
   """The root alone, in state `start` of the automaton."""
   count, states = capacity.nodes, capacity.states
+  forms = jnp.array([form.start for form in tables.forms], jnp.int32)
   nodes = Nodes(
     token=jnp.full((count,), NONE, jnp.int32),
     parent=jnp.full((count,), NONE, jnp.int32),
     end=jnp.zeros((count,), jnp.int32),
     depth=jnp.zeros((count,), jnp.int32),
     states=jnp.full((count, states), NONE, jnp.int32).at[0, 0].set(start),
+    forms=jnp.full((count, len(forms)), forms, jnp.int32),
     law=rules.of(tables).begin(tables, count),
     count=jnp.int32(1),
   )
@@ -133,9 +154,11 @@ def advance(
     tables, capacity.lanes, nodes, parent, token
   )
   keep = active & (states != NONE).any(1)
-  leaves, tree = jax.tree.flatten((token, parent, states, law))
+  forms = common.forms(tables, nodes.forms[parent], token)
+  keep &= (forms != NONE).all(1)
+  leaves, tree = jax.tree.flatten((token, parent, states, forms, law))
   *leaves, crowded = _squeeze(keep, capacity.born, *leaves)
-  token, parent, states, law = jax.tree.unflatten(tree, leaves)
+  token, parent, states, forms, law = jax.tree.unflatten(tree, leaves)
   fresh = token != NONE
   rank = jnp.arange(capacity.born, dtype=jnp.int32)
   at = jnp.where(fresh, nodes.count + rank, len(nodes.token))
@@ -147,6 +170,7 @@ def advance(
     ),
     depth=nodes.depth.at[at].set(nodes.depth[parent] + 1, mode="drop"),
     states=nodes.states.at[at].set(states, mode="drop"),
+    forms=nodes.forms.at[at].set(forms, mode="drop"),
     law=jax.tree.map(
       lambda old, new: old.at[at].set(new, mode="drop"), nodes.law, law
     ),
@@ -217,6 +241,16 @@ def _squeeze(keep, size, *values):
     for value in values
   )
   return *moved, keep.sum() > size
+
+
+def standing(tables: Tables, nodes: Nodes, path: "Path") -> Standing:
+  """What decides on what may follow each node of a text."""
+  return Standing(
+    last=nodes.token,
+    states=nodes.states,
+    forms=nodes.forms,
+    law=rules.of(tables).by_node(tables, nodes, path),
+  )
 
 
 class Path(NamedTuple):

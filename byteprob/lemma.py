@@ -11,15 +11,15 @@ Source: the Byte-Token Representation Lemma (arXiv 2410.09303); the mask of a
 row in one pass over its forbidden runs is ours.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from byteprob import rules
-from byteprob.covers import child
-from byteprob.rules.common import NONE
+from byteprob.covers import Standing, child
+from byteprob.rules.common import NONE, in_form
 from byteprob.tokenization.tables import Tables
 
 BLOCK = 128
@@ -50,9 +50,7 @@ class Rows(NamedTuple):
 def rows(
   tables: Tables,
   logits: Float[Array, "R V"],
-  last: Int[Array, " R"],
-  states: Int[Array, "R H"],
-  law: Any,
+  standing: Standing,
   *,
   trust_model: bool = False,
 ) -> Rows:
@@ -61,9 +59,7 @@ def rows(
   Args:
     tables: the tokenizer.
     logits: `float32`, the model's rows at the nodes.
-    last: last token of each node, -1 at the root.
-    states: states of each node.
-    law: what the rule needs to know of each node (`rules`' `by_node`).
+    standing: what decides on what may follow each node.
     trust_model: skip the mask and the renormalization: tokens that may not
       stand keep their probability (the paper's fast mode).
   """
@@ -71,14 +67,13 @@ def rows(
   everything = _logsumexp(logits, 1)
   if trust_model:
     allowed = jnp.ones((1, len(tables.token_id)), bool)
-    may_end = jnp.ones(len(last), bool)
+    may_end = jnp.ones(len(logits), bool)
   else:
-    allowed = rules.of(tables).mask(tables, last, states, law)
-    may_end = ((states != NONE) & tables.ends[states]).any(1)
+    allowed, may_end = mask(tables, standing)
   size = allowed.shape[1]
   token = jnp.where(allowed, logits[:, tables.token_id], -jnp.inf)
   token = jnp.pad(token, ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf)
-  block = _logsumexp(token.reshape(len(last), -1, BLOCK), 2)
+  block = _logsumexp(token.reshape(len(logits), -1, BLOCK), 2)
   eos = _logsumexp(logits[:, tables.end_ids], 1)
   eos = jnp.where(may_end, eos, -jnp.inf)
   total = jnp.logaddexp(_logsumexp(block, 1), eos)
@@ -89,6 +84,17 @@ def rows(
     eos=eos - norm,
     total=total - everything,
   )
+
+
+def mask(
+  tables: Tables, standing: Standing
+) -> tuple[Bool[Array, "R Y"], Bool[Array, " R"]]:
+  """Which tokens may follow each node, and whether the text may end there."""
+  last, states, forms, law = standing
+  allowed = rules.of(tables).mask(tables, last, states, law)
+  if tables.forms:
+    allowed &= in_form(tables, forms)
+  return allowed, ((states != NONE) & tables.ends[states]).any(1)
 
 
 def mass(

@@ -12,13 +12,13 @@ is known, a slot is free again as soon as its node has no descendants to come.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byteprob import covers, lemma, rules, weights
+from byteprob import covers, lemma, weights
 from byteprob.errors import PromptError
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
@@ -97,9 +97,10 @@ def score(
       logits are not numbers.
   """
   nodes, front, path = read(tables, queries)
-  law = _by_node(tables, nodes, path)
-  host_nodes, host_front, law = jax.device_get((nodes, front, law))
-  plan = _Plan(model, tables, queries, host_nodes, host_front, law)
+  host_nodes, host_front, standing = jax.device_get(
+    (nodes, front, _standing(tables, nodes, path))
+  )
+  plan = _Plan(model, tables, queries, host_nodes, host_front, standing)
   cache = model.init_cache(len(queries), plan.slots)
   sums = _nothing(
     tables,
@@ -209,10 +210,9 @@ def list_nodes(tables: Tables, text: bytes) -> list[tuple[int, ...]]:
 
 
 @jax.jit
-def _by_node(tables, nodes, path):
-  """What the rule's mask needs to know of each node."""
-  by_node = functools.partial(rules.of(tables).by_node, tables)
-  return jax.vmap(by_node)(nodes, path)
+def _standing(tables, nodes, path):
+  """`covers.standing` of all texts."""
+  return jax.vmap(functools.partial(covers.standing, tables))(nodes, path)
 
 
 _read = jax.jit(covers.read, static_argnames=("capacity",))
@@ -249,9 +249,7 @@ class _Chunk(NamedTuple):
     position: rows before each on its path.
     slot: where in the cache each goes.
     attends: `[B, R, S]`.
-    last: last token of the node, in sorted order; -1 at a root.
-    states: `[B, R, H]` states of the node.
-    law: `[B, R, ...]` what the rule needs to know of it.
+    standing: `[B, R, ...]` what decides on what may follow the node.
     end: where the node ends; past the text for rows that are no nodes.
     front_row: `[B, W]` row of each live start at the text's end, -1 if it is
       in another chunk.
@@ -263,9 +261,7 @@ class _Chunk(NamedTuple):
   position: np.ndarray
   slot: np.ndarray
   attends: np.ndarray
-  last: np.ndarray
-  states: np.ndarray
-  law: Any
+  standing: covers.Standing
   end: np.ndarray
   front_row: np.ndarray
   front_place: np.ndarray
@@ -325,9 +321,7 @@ def _call(extend, tables, params, cache, sums, chunk, text, length):
   rows = lemma.rows(
     tables,
     flat(logits),
-    flat(chunk.last),
-    flat(chunk.states),
-    jax.tree.map(flat, chunk.law),
+    jax.tree.map(flat, chunk.standing),
     trust_model=trust_model,
   )
   follow = lemma.follow_text(
@@ -368,13 +362,15 @@ class _Tree:
   """The rows of one text: its prefix, then its nodes but the root."""
 
   def __init__(
-    self, query: Query, tables: Tables, nodes: covers.Nodes, law: Any
+    self,
+    query: Query,
+    tables: Tables,
+    nodes: covers.Nodes,
+    standing: covers.Standing,
   ):
     count, prefix = int(nodes.count) - 1, len(query.prefix)
     self.offset = prefix - 1
     own = slice(1, 1 + count)
-    self.last = np.full(prefix + count, covers.NONE, np.int32)
-    self.last[prefix:] = nodes.token[own]
     ids = np.asarray(tables.token_id)[nodes.token[own]]
     self.token = np.concatenate([np.array(query.prefix, np.int32), ids])
     self.parent = np.concatenate(
@@ -393,8 +389,7 @@ class _Tree:
       none = np.full((self.offset, *leaf.shape[1:]), lemma.NONE, leaf.dtype)
       return np.concatenate([none, leaf])
 
-    self.states = by_row(nodes.states)
-    self.law = jax.tree.map(by_row, law)
+    self.standing = jax.tree.map(by_row, standing)
 
   def allot(self, rows: int) -> tuple[list[int], int]:
     """Slots of all rows, in chunks of `rows`, and how many there must be."""
@@ -420,10 +415,10 @@ class _Tree:
 class _Plan:
   """Which rows go to the model when, and where in the cache."""
 
-  def __init__(self, model, tables, queries, nodes, front, law):
+  def __init__(self, model, tables, queries, nodes, front, standing):
     self.front = front
     self.trees = [
-      _Tree(query, tables, *_take((nodes, law), k))
+      _Tree(query, tables, *_take((nodes, standing), k))
       for k, query in enumerate(queries)
     ]
     for tree, query in zip(self.trees, queries, strict=True):
@@ -452,7 +447,7 @@ class _Plan:
       self._rows(tree, slots, first)
       for tree, slots in zip(self.trees, self.slot_of, strict=True)
     ]
-    token, position, slot, attends, last, states, law, end = jax.tree.map(
+    token, position, slot, attends, standing, end = jax.tree.map(
       lambda *leaves: np.stack(leaves), *parts
     )
     node, place = np.asarray(self.front.node), np.asarray(self.front.place)
@@ -464,9 +459,7 @@ class _Plan:
       position=position,
       slot=slot,
       attends=attends,
-      last=last,
-      states=states,
-      law=law,
+      standing=standing,
       end=end,
       front_row=np.where(here, row, lemma.NONE).astype(np.int32),
       front_place=np.where(here, place, 0).astype(np.int32),
@@ -497,9 +490,7 @@ class _Plan:
       pad(tree.position[own], 0),
       pad(np.array(slots[own], np.int32), self.slots),
       attends,
-      pad(tree.last[own], lemma.NONE),
-      pad(tree.states[own], lemma.NONE),
-      jax.tree.map(lambda leaf: pad(leaf[own], lemma.NONE), tree.law),
+      jax.tree.map(lambda leaf: pad(leaf[own], lemma.NONE), tree.standing),
       pad(tree.end[own], np.iinfo(np.int32).max),
     )
 

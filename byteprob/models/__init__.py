@@ -2,7 +2,6 @@
 
 from byteprob.models.checkpoint import load_model, read_info
 from byteprob.models.config import (
-  CheckpointInfo,
   DecoderConfig,
   Layer,
   Rope,
@@ -20,6 +19,7 @@ from byteprob.models.decoder import (
 )
 from byteprob.models.gguf import load_gguf
 from byteprob.models.hf import load_hf
+from byteprob.models.info import CheckpointInfo
 
 __all__ = [
   "CheckpointInfo",

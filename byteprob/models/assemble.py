@@ -206,12 +206,21 @@ def _match(name: str, table: Sequence[Rule]) -> Rule | None:
 
 
 def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-  init = functools.partial(decoder.init_params, config)
+  """The shape of every parameter, by its path."""
+  # Layers differ in what they compute, not in their parameters: one stands
+  # for all, where tracing each would take a second in all.
+  first = dataclasses.replace(config, layers=config.layers[:1])
+  init = functools.partial(decoder.init_params, first)
   tree = jax.eval_shape(init, jax.random.key(0))
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    "/".join(key.key for key in path): leaf.shape for path, leaf in leaves
-  }
+  shapes = {}
+  for keys, leaf in leaves:
+    module, *rest = (key.key for key in keys)
+    count = len(config.layers) if module == "layer_0" else 1
+    for i in range(count):
+      name = f"layer_{i}" if module == "layer_0" else module
+      shapes["/".join([name, *rest])] = leaf.shape
+  return shapes
 
 
 def _finite(x: np.ndarray) -> bool:

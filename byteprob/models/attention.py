@@ -6,9 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-Heads = tuple[jax.Array, ...]
-"""Keys or values `[B, S, H, D]` of `H` heads each, the heads in order."""
-
 
 def rotations(
   positions: Int[Array, "B T"], step: Sequence[float]
@@ -50,16 +47,6 @@ def write(
   return leaf.at[batch, slots].set(rows, mode="drop")
 
 
-def write_heads(
-  leaves: Heads, rows: Float[Array, "B T K D"], slots: Int[Array, "B T"]
-) -> Heads:
-  """`write` for keys or values whose heads are spread over some arrays."""
-  parts = jnp.split(rows, len(leaves), axis=2)
-  return tuple(
-    write(leaf, part, slots) for leaf, part in zip(leaves, parts, strict=True)
-  )
-
-
 def window_mask(
   mask: Bool[Array, "B T S"],
   positions: Int[Array, "B T"],
@@ -74,8 +61,8 @@ def window_mask(
 
 def attend(
   q: Float[Array, "B T N D"],
-  keys: Heads,
-  values: Heads,
+  k: Float[Array, "B S K D"],
+  v: Float[Array, "B S K D"],
   mask: Bool[Array, "B T S"],
   *,
   scale: float,
@@ -89,8 +76,8 @@ def attend(
 
   Args:
     q: queries, after any rotation.
-    keys: `K` heads in all.
-    values: like `keys`.
+    k: keys, likewise.
+    v: values.
     mask: which slots each row attends to.
     scale: multiplies the scores.
     softcap: see `DecoderConfig`.
@@ -99,28 +86,17 @@ def attend(
   Returns:
     The mixed values, in `q`'s dtype.
   """
-  mixed = [
-    _attend(part, k, v, mask, scale, softcap, precision)
-    for part, k, v in zip(
-      jnp.split(q, len(keys), axis=2), keys, values, strict=True
-    )
-  ]
-  return jnp.concatenate(mixed, axis=2)
-
-
-def _attend(q, k, v, mask, scale, softcap, precision):
-  """`attend` for one array of `H` key heads, `[B, S, H, D]`."""
   batch, length, heads, dim = q.shape
   kv_heads = k.shape[2]
   group = heads // kv_heads
-  # The queries that share a key head are rows of one matrix: no repeated
-  # keys. With H = 1 every transpose here is free.
+  # The queries that share a key head are rows of one matrix: keys are never
+  # repeated. Axes are moved here rather than by the einsums, which on CPUs
+  # would transpose the keys as well.
   q = q.reshape(batch, length, kv_heads, group * dim).transpose(0, 2, 1, 3)
   q = q.reshape(batch, kv_heads, length * group, dim)
-  # Moved here rather than in the einsums, which would copy even so.
   k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
   scores = jnp.einsum(
-    "bhrd,bhsd->bhrs",
+    "bkrd,bksd->bkrs",
     q,
     k,
     precision=precision,
@@ -137,7 +113,7 @@ def _attend(q, k, v, mask, scale, softcap, precision):
   total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
   weights = weights.reshape(batch, kv_heads, length * group, -1)
   mixed = jnp.einsum(
-    "bhrs,bhsd->bhrd",
+    "bkrs,bksd->bkrd",
     weights.astype(v.dtype),
     v,
     precision=precision,

@@ -6,7 +6,7 @@ import pathlib
 from byteprob import errors
 from byteprob.models import decoder, gguf, hf
 from byteprob.models.assemble import Dtype
-from byteprob.models.config import CheckpointInfo
+from byteprob.models.info import CheckpointInfo
 from byteprob.types import Model
 
 

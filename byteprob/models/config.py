@@ -21,6 +21,13 @@ class Rope:
   theta: float
   factors: tuple[float, ...] = ()
 
+  def __post_init__(self):
+    """Raises `ValueError` for what gives no finite frequencies."""
+    if not 1 <= self.theta < math.inf:
+      raise ValueError(f"the base of rotary frequencies is {self.theta}")
+    if not all(0 < factor < math.inf for factor in self.factors):
+      raise ValueError("a rotary factor is not a finite number above 0")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -97,31 +104,19 @@ class DecoderConfig:
   precision: Literal["default", "high", "highest"] = "highest"
 
   def __post_init__(self):
+    """Raises `ValueError` for sizes that contradict each other."""
     if self.heads % self.kv_heads:
       raise ValueError(
         f"{self.heads} query heads cannot share {self.kv_heads} key heads"
       )
-    for layer in self.layers:
-      if layer.rope and len(layer.rope.factors) not in (0, self.head_dim // 2):
+    for rope in {layer.rope for layer in self.layers if layer.rope}:
+      if self.head_dim % 2:
+        raise ValueError(f"head_dim is {self.head_dim}, want an even number")
+      if len(rope.factors) not in (0, self.head_dim // 2):
         raise ValueError(
-          f"{len(layer.rope.factors)} rotary factors for heads of "
-          f"{self.head_dim}: want {self.head_dim // 2}"
+          f"{len(rope.factors)} rotary factors for heads of {self.head_dim}: "
+          f"want {self.head_dim // 2}"
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointInfo:
-  """What a checkpoint declares beside its network.
-
-  Attributes:
-    family: `model_type` of a Hugging Face config, architecture of a GGUF.
-    bos_id: the token that begins a text, if one is declared.
-    eos_ids: the tokens that end a text, in the order declared.
-  """
-
-  family: str
-  bos_id: int | None
-  eos_ids: tuple[int, ...]
 
 
 def frequencies(rope: Rope, head_dim: int) -> tuple[float, ...]:

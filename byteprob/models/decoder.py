@@ -75,16 +75,14 @@ class Attention(nn.Module):
     if self.layer.rope:
       q = attention.rotate(q, *rotations)
       k = attention.rotate(k, *rotations)
-    if cache is None:
-      keys, values = (k,), (v,)
-    else:
-      keys = attention.write_heads(cache["k"], k, slots)
-      values = attention.write_heads(cache["v"], v, slots)
-      cache = {"k": keys, "v": values}
+    if cache is not None:
+      k = attention.write(cache["k"], k, slots)
+      v = attention.write(cache["v"], v, slots)
+      cache = {"k": k, "v": v}
     y = attention.attend(
       q,
-      keys,
-      values,
+      k,
+      v,
       mask,
       scale=cfg.attention_scale,
       softcap=cfg.attention_softcap,
@@ -169,13 +167,12 @@ class Decoder(nn.Module):
   def _embed(self, tokens, positions):
     cfg = self.config
     # Padding may hold any number: clip, where JAX's default would make NaN.
-    table = functools.partial(_Table, width=cfg.width)
-    embedding = table(cfg.vocab_size, name="embed")()
+    embedding = _Table(cfg.vocab_size, cfg.width, name="embed")()
     x = jnp.take(embedding, tokens, axis=0, mode="clip")
     if cfg.embedding_scale != 1:
       x *= jnp.asarray(cfg.embedding_scale, x.dtype)
     if cfg.learned_positions:
-      learned = table(cfg.context_length, name="position")()
+      learned = _Table(cfg.context_length, cfg.width, name="position")()
       x += jnp.take(learned, positions, axis=0, mode="clip")
     return x, embedding
 
@@ -241,35 +238,26 @@ def init_cache(
   batch: int,
   capacity: int,
   dtype: Any = jnp.float32,
-  heads_per_leaf: int | None = None,
 ) -> Cache:
   """An empty cache.
 
   Args:
-    config: the decoder.
+    config: the decoder, with `K` key heads of `D` dimensions.
     batch: `B`.
     capacity: `S`, the number of slots of each batch row.
     dtype: of keys and values.
-    heads_per_leaf: `H`, how many key heads share an array; it divides
-      `kv_heads`. Default: 1 on CPUs, whose matrix products would first copy
-      each head's rows together, at every call; all of them elsewhere.
 
   Returns:
-    `{"layers": [{"k": (dtype[B, S, H, D], ...), "v": ...}, ...],
-    "positions": int32[B, S]}`, every array zeros: empty slots are told apart
-    by the caller's mask alone.
+    `{"layers": [{"k": dtype[B, S, K, D], "v": dtype[B, S, K, D]}, ...],
+    "positions": int32[B, S]}`, all zeros: empty slots are told apart by the
+    caller's mask alone.
   """
-  if heads_per_leaf is None:
-    on_cpu = jax.default_backend() == "cpu"
-    heads_per_leaf = 1 if on_cpu else config.kv_heads
-  leaves = config.kv_heads // heads_per_leaf
-  shape = (batch, capacity, heads_per_leaf, config.head_dim)
-
-  def rows():
-    return tuple(jnp.zeros(shape, dtype) for _ in range(leaves))
-
+  shape = (batch, capacity, config.kv_heads, config.head_dim)
   return {
-    "layers": [{"k": rows(), "v": rows()} for _ in config.layers],
+    "layers": [
+      {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
+      for _ in config.layers
+    ],
     "positions": jnp.zeros((batch, capacity), jnp.int32),
   }
 
@@ -327,8 +315,15 @@ def forward(
 
   Returns:
     `float32[B, T, V]` logits: row `i` predicts token `i + 1`.
+
+  Raises:
+    ValueError: there are more rows than learned positions.
   """
   batch, length = tokens.shape
+  if config.learned_positions and length > config.context_length:
+    raise ValueError(
+      f"{length} rows, but only {config.context_length} learned positions"
+    )
   mask = jnp.tril(jnp.ones((length, length), bool))[None]
   mask = jnp.broadcast_to(mask, (batch, length, length))
   if segment_mask is not None:

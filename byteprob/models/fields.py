@@ -1,7 +1,7 @@
 """Host: typed look-ups in metadata that may say anything, faults collected."""
 
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from byteprob import errors
@@ -25,6 +25,24 @@ def fail(where: object, problems: Sequence[str]) -> None:
     raise errors.CheckpointError(f"{where}: {shown[0]}")
   lines = "".join(f"\n  - {line}" for line in shown)
   raise errors.CheckpointError(f"{where}: {len(problems)} problems:{lines}")
+
+
+def build(make: Callable[[], T], where: object, problems: list[str]) -> T:
+  """What `make` returns, if neither it nor the fields that it read complain.
+
+  Raises:
+    CheckpointError: `problems` has entries, or `make` raised `ValueError` or
+      `ArithmeticError`, for numbers that do not go together. (A look-up that
+      failed gave it a stand-in, so its result would mean nothing.)
+  """
+  try:
+    result = make()
+  except (ValueError, ArithmeticError) as error:
+    problems.append(str(error))
+    fail(where, problems)
+    raise
+  fail(where, problems)
+  return result
 
 
 class Fields:

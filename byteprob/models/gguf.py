@@ -19,8 +19,9 @@ import numpy as np
 from byteprob import errors
 from byteprob.models import assemble, config, fields, gguf_file
 from byteprob.models.assemble import Dtype, Rule, Source
-from byteprob.models.config import CheckpointInfo, DecoderConfig, Layer, Rope
+from byteprob.models.config import DecoderConfig, Layer, Rope
 from byteprob.models.fields import Fields
+from byteprob.models.info import CheckpointInfo
 from byteprob.types import Params
 
 _ROPE_FACTORS = "rope_freqs.weight"
@@ -135,12 +136,7 @@ def _read_config(
     },
     problems=problems,
   )
-  try:
-    config = architecture.read(known, file)
-  except ValueError as error:
-    problems.append(str(error))
-    config = None
-  fields.fail(path, problems)
+  config = fields.build(lambda: architecture.read(known, file), path, problems)
   problems.extend(
     f"{prefix}{key} is {reprlib.repr(value)}, which is not implemented"
     for key, value in known.unread()

@@ -19,8 +19,9 @@ import safetensors
 from byteprob import errors
 from byteprob.models import assemble, fields, hf_config, hf_names
 from byteprob.models.assemble import Dtype, Rule, Source
-from byteprob.models.config import CheckpointInfo, DecoderConfig
+from byteprob.models.config import DecoderConfig
 from byteprob.models.fields import Fields
+from byteprob.models.info import CheckpointInfo
 from byteprob.types import Params
 
 _INDEX = "model.safetensors.index.json"
@@ -192,15 +193,7 @@ def _read_config(
     if not isinstance(raw, dict):
       raise errors.CheckpointError(f"{where} has no text_config")
   known = Fields(raw, _defaults(family.config_class), problems)
-  try:
-    config = family.read(known)
-  except ValueError as error:
-    # Sizes that contradict each other; a fault found earlier may be the cause.
-    problems.append(str(error))
-    fields.fail(where, problems)
-    raise AssertionError("unreachable") from error
-  # A stand-in took the place of whatever was wrong: go no further with it.
-  fields.fail(where, problems)
+  config = fields.build(lambda: family.read(known), where, problems)
   _refuse_unread(known, family.ignored, problems)
   return family, config
 

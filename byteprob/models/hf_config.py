@@ -97,8 +97,6 @@ def llama(f: Fields, **changes: Any) -> DecoderConfig:
   """Llama's, and what others of its kind change of it."""
   width, heads = f.integer("hidden_size"), f.integer("num_attention_heads")
   head_dim = f.integer("head_dim", max(width // heads, 1))
-  if head_dim % 2:
-    f.problems.append(f"head_dim is {head_dim}, want an even number")
   bias = f.flag("attention_bias", False)
   kept = dict(
     vocab_size=f.integer("vocab_size"),

@@ -27,6 +27,27 @@ def cut(tables: Tables, state: Int[Array, "..."]) -> Int[Array, "..."]:
   return jnp.where(state == NONE, NONE, tables.cut[state])
 
 
+def forms(
+  tables: Tables, states: Int[Array, "W F"], token: Int[Array, " W"]
+) -> Int[Array, "W F"]:
+  """The states of the normalization form's laws after a token, -1 if broken."""
+  after = [
+    form.next[state, form.kind[token]].astype(jnp.int32)
+    for form, state in zip(tables.forms, states.T, strict=True)
+  ]
+  return jnp.stack(after, axis=1) if after else states
+
+
+def in_form(
+  tables: Tables, states: Int[Array, "R F"]
+) -> Bool[Array, "R Y"]:
+  """Tokens that keep a text in its normalization form."""
+  allowed = jnp.ones((len(states), len(tables.token_id)), bool)
+  for form, state in zip(tables.forms, states.T, strict=True):
+    allowed &= (form.next[state] != NONE)[:, form.kind]
+  return allowed
+
+
 def distinct(
   states: Int[Array, "W G"], size: int
 ) -> tuple[Int[Array, "W H"], Bool[Array, ""]]:

@@ -56,7 +56,8 @@ def build(
   def read(states: frozenset, byte: int) -> frozenset:
     """States are `(state, None, 0)` between characters, `(None, state before
     it, node)` inside one, and `(state, None, node)` after lone bytes that must
-    not turn out to be one."""
+    not turn out to be one.
+    """
     found = set()
     for state, before, node in states:
       edge = int(graph[node, byte]) if node else DEAD

@@ -1,5 +1,7 @@
 """Host: a `TokenizerSpec`, compiled to `Tables`."""
 
+import dataclasses
+
 import numpy as np
 
 from byteprob.errors import UnsupportedTokenizerError
@@ -10,12 +12,18 @@ from byteprob.tokenization import (
   charclass,
   levels,
   machine,
+  nfc,
   regex,
   trie,
   utf8,
 )
 from byteprob.tokenization.spec import SPACE, TokenizerSpec
-from byteprob.tokenization.tables import BpeTables, Info, Tables
+from byteprob.tokenization.tables import (
+  BpeTables,
+  FormTables,
+  Info,
+  Tables,
+)
 
 
 def compile_tables(
@@ -66,7 +74,10 @@ def compile_tables(
   if spec.rule == "bpe":
     law = bpe.PairLaw(tree, spec.merges)
     tokens = automaton.drop_dead_ends(tokens, law.allows)
-  return _assemble(spec, tokens, tree, hypotheses, unspelled, key, utf8_mode)
+  forms = _forms(spec, possible, added) if spec.nfc else []
+  return _assemble(
+    spec, tokens, forms, tree, hypotheses, unspelled, key, utf8_mode
+  )
 
 
 def _added_order(token):
@@ -156,8 +167,8 @@ def _machine(spec, label, cuts, utf8_mode):
     atoms = [token for token in spec.tokens if token and _is_char(token)]
     whole = np.zeros(charclass.CODE_POINTS, bool)
     whole[[ord(token.decode()) for token in atoms]] = True
-    by_bytes = np.where(whole, -1, label) if spec.fallback else (
-      np.full_like(label, -1)
+    by_bytes = (
+      np.where(whole, -1, label) if spec.fallback else (np.full_like(label, -1))
     )
   else:
     written = {token[0] for token in spec.tokens if token and len(token) == 1}
@@ -186,6 +197,22 @@ def _atoms(spec: TokenizerSpec) -> np.ndarray:
   )
   atoms[list(spec.fallback.values())] = True
   return atoms
+
+
+def _forms(spec, possible, added) -> list[automaton.TokenAutomaton]:
+  """The automata of the texts that normalizing does not change."""
+  found = []
+  for label, cuts in nfc.automata():
+    # What stands before an added token and after it is normalized alone.
+    begin = np.full((len(cuts.ends), len(added)), cuts.starts[0], np.int32)
+    cuts = dataclasses.replace(cuts, plain_added=begin, cut_added=begin)
+    strings = [
+      _symbols(spec, label, id_) if possible[id_] else None
+      for id_ in range(spec.size)
+    ]
+    reader = machine.build(cuts, utf8.graph(label))
+    found.append(automaton.read_tokens(reader, strings, added))
+  return found
 
 
 def _symbols(spec, label, id_) -> np.ndarray | None:
@@ -259,9 +286,11 @@ def _inside(spec) -> automaton.PieceLaw:
   )
 
 
-def _assemble(spec, tokens, tree, hypotheses, unspelled, key, utf8_mode):
+def _assemble(spec, tokens, forms, tree, hypotheses, unspelled, key, utf8_mode):
   """Puts the arrays in sorted order."""
   alive = (tokens.next != machine.DEAD).any(0)[tokens.kind]
+  for form in forms:
+    alive &= (form.next != machine.DEAD).any(0)[form.kind]
   spelled = list(spec.tokens)
   for byte, id_ in spec.fallback.items():
     spelled[id_] = bytes([byte])
@@ -303,6 +332,14 @@ def _assemble(spec, tokens, tree, hypotheses, unspelled, key, utf8_mode):
     cut=int32(tokens.cut),
     ends=tokens.ends,
     end_ids=int32(spec.end),
+    forms=tuple(
+      FormTables(
+        next=np.ascontiguousarray(form.next, np.int16),
+        kind=int32(form.kind[ids]),
+        start=form.starts[0],
+      )
+      for form in forms
+    ),
     bpe=_bpe_tables(spec, tree, ids) if spec.rule == "bpe" else None,
     rule=spec.rule,
     start=tokens.starts[0],

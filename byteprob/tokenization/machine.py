@@ -165,34 +165,45 @@ def build(dfa: CutDfa, graph: np.ndarray) -> Machine:
   # State 2 d + m: DFA state d, m = a mark has just been read.
   steps = np.stack([dfa.plain, dfa.cut], axis=1).reshape(2 * count, classes)
   steps = np.where(steps == DEAD, DEAD, 2 * steps)
-  inner = len(graph) - 1
-  # Inside a character all that matters is where its classes will lead.
-  used = np.unique(-2 - graph[1:][graph[1:] < DEAD])
-  first, row = unique_rows(steps[:, used])
-  base = 2 * count
+  # Inside a character all that matters is where its classes will lead: for
+  # each node of the graph, as many states as there are ways of that.
+  under = _classes_under(graph)
+  first: list[np.ndarray] = []
+  row: list[np.ndarray] = []
+  base: list[int] = []
+  total = 2 * count
+  for node in range(len(graph)):
+    chosen, which = unique_rows(steps[:, under[node]])
+    first.append(chosen)
+    row.append(which)
+    base.append(total)
+    total += len(chosen) if node else 0
 
-  def follow(steps, row, edges):
-    """`[len(steps), len(edges)]` states after bytes with these edges."""
-    into = base + row[:, None] * inner + edges[None] - 1
-    whole = steps[:, np.where(edges < DEAD, -2 - edges, 0)]
-    return np.where(edges > 0, into, np.where(edges < DEAD, whole, DEAD))
+  def follow(states, edges):
+    """`[len(states), 256]` states after each byte."""
+    after = np.full((len(states), 256), DEAD)
+    for byte in np.flatnonzero(edges != DEAD):
+      edge = edges[byte]
+      if edge < DEAD:
+        after[:, byte] = steps[states, -2 - edge]
+      else:
+        after[:, byte] = base[edge] + row[edge][states]
+    return after
 
-  delta = np.full((base + len(first) * inner, 256 + classes), DEAD, np.int32)
-  delta[:base, :256] = follow(steps, row, graph[0])
-  delta[:base, 256:] = steps
-  for node in range(inner):
-    delta[base + node :: inner, :256] = follow(
-      steps[first], np.arange(len(first)), graph[1 + node]
-    )
-
+  delta = np.full((total, 256 + classes), DEAD, np.int32)
+  delta[: 2 * count, :256] = follow(np.arange(2 * count), graph[0])
+  delta[: 2 * count, 256:] = steps
+  for node in range(1, len(graph)):
+    own = slice(base[node], base[node] + len(first[node]))
+    delta[own, :256] = follow(first[node], graph[node])
   cut = np.full((len(delta), 1), DEAD, np.int32)
-  cut[0:base:2, 0] = np.arange(1, base, 2)
+  cut[0 : 2 * count : 2, 0] = np.arange(1, 2 * count, 2)
   added = np.full((len(delta), dfa.plain_added.shape[1]), DEAD, np.int32)
   taken = np.stack([dfa.plain_added, dfa.cut_added], axis=1)
-  taken = taken.reshape(base, -1)
-  added[:base] = np.where(taken == DEAD, DEAD, 2 * taken)
+  taken = taken.reshape(2 * count, -1)
+  added[: 2 * count] = np.where(taken == DEAD, DEAD, 2 * taken)
   ends = np.zeros(len(delta), np.int8)
-  ends[0:base:2] = dfa.ends
+  ends[0 : 2 * count : 2] = dfa.ends
   # Columns that are alike are compared once.
   table = np.concatenate([delta, cut, added], axis=1)
   columns, alike = unique_rows(np.ascontiguousarray(table.T))
@@ -207,3 +218,16 @@ def build(dfa: CutDfa, graph: np.ndarray) -> Machine:
     ends=ends.astype(bool),
     starts=tuple(int(label[2 * state]) for state in dfa.starts),
   )
+
+
+def _classes_under(graph: np.ndarray) -> list[np.ndarray]:
+  """The classes that each node of a UTF-8 graph can end in."""
+  found = [np.unique(-2 - edges[edges < DEAD]) for edges in graph]
+  for _ in range(3):  # a character has at most four bytes
+    found = [
+      np.unique(
+        np.concatenate([own, *(found[v] for v in np.unique(edges[edges > 0]))])
+      )
+      for own, edges in zip(found, graph, strict=True)
+    ]
+  return found

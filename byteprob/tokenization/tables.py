@@ -81,6 +81,23 @@ class BpeTables:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FormTables:
+  """A law of the texts in a normalization form, as an automaton over tokens.
+
+  Attributes:
+    next: `int16[F, K']` state after a token, -1 if the text would then not be
+      in the form.
+    kind: `int32[Y]` column of `next`.
+    start: state at the start of a text.
+  """
+
+  next: jax.Array
+  kind: jax.Array
+  start: int = dataclasses.field(metadata=STATIC)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Tables:
   """A tokenizer, compiled. `Y` tokens that spell bytes, sorted by them.
 
@@ -104,6 +121,7 @@ class Tables:
     cut: `int32[Q]` state after a cut, -1 where none can be.
     ends: `bool[Q]` whether the text may end here.
     end_ids: `int32[E]` model ids that mean the end of the text.
+    forms: the laws of the normalization form, where the tokenizer has one.
     bpe: for rule "bpe".
     rule: how pieces become tokens.
     start: state at the start of a text; `start_inside`: at the start of a
@@ -130,6 +148,7 @@ class Tables:
   cut: jax.Array
   ends: jax.Array
   end_ids: jax.Array
+  forms: tuple[FormTables, ...]
   bpe: BpeTables | None
   rule: str = dataclasses.field(metadata=STATIC)
   start: int = dataclasses.field(metadata=STATIC)

@@ -1,0 +1,1 @@
+"""Host: one script for each analysis; modules with `_` are what they share."""

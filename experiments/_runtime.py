@@ -1,0 +1,267 @@
+"""Host: what every experiment starts with, and how it writes its files.
+
+An experiment writes to one directory, its workdir:
+
+  config.json     what was asked for
+  env.json        what it ran on, at its latest start
+  *.jsonl         one record a line, in the order that they were made
+  figures/        drawn from the above, without a device
+
+Only the first process of a job writes. Every file but the `*.jsonl` appears
+whole or not at all; those grow by whole lines.
+"""
+
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import tqdm
+from absl import flags, logging
+from ml_collections import config_flags
+
+from byteprob import store
+
+PACKAGES = (
+  "byteprob",
+  "flax",
+  "jax",
+  "jaxlib",
+  "numpy",
+  "optax",
+  "tokenizers",
+  "transformers",
+)
+"""Whose versions are recorded."""
+
+
+def define_flags(config: str) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+  """Declares `--config`, `--workdir` and `--distributed`.
+
+  Args:
+    config: path of the default configuration file.
+
+  Returns:
+    The holders of `--config` and of `--workdir`.
+  """
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other processes of this job (jax.distributed.initialize).",
+  )
+  return (
+    config_flags.DEFINE_config_file(
+      "config", config, "What to do.", lock_config=True
+    ),
+    flags.DEFINE_string("workdir", None, "Where to write.", required=True),
+  )
+
+
+def start() -> None:
+  """Sets up logging and, if asked for, the job. Call it before any JAX."""
+  if flags.FLAGS.distributed:
+    jax.distributed.initialize()
+  logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()
+  # Thirty lines for every checkpoint.
+  logging.get_absl_logger().addFilter(
+    lambda record: (
+      record.levelno > logging.converter.STANDARD_INFO
+      or "orbax" not in record.pathname
+    )
+  )
+
+
+def is_writer() -> bool:
+  """Whether this process is the one that writes files."""
+  return jax.process_index() == 0
+
+
+class Workdir:
+  """A run's directory.
+
+  Attributes:
+    path: the directory.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    self.path = pathlib.Path(path).expanduser().absolute()
+
+  def __truediv__(self, name: str) -> pathlib.Path:
+    return self.path / name
+
+  def begin(self, config: ml_collections.ConfigDict) -> None:
+    """Records the configuration and the environment.
+
+    Raises:
+      SystemExit: the directory belongs to a run with another configuration,
+        which must not be mixed with this one.
+    """
+    asked = json.loads(config.to_json_best_effort())
+    path = self / "config.json"
+    if path.exists() and (found := json.loads(path.read_text())) != asked:
+      differ = sorted(
+        key
+        for key in found.keys() | asked.keys()
+        if found.get(key) != asked.get(key)
+      )
+      raise SystemExit(
+        f"{self.path} holds a run with another configuration (they differ in"
+        f" {', '.join(differ)}); give another --workdir, or delete this one"
+      )
+    self.write_json("config.json", asked)
+    self.write_json("env.json", environment())
+
+  def write_json(self, name: str, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    if is_writer():
+      write_json(self / name, value)
+
+  def append(self, name: str, record: dict[str, Any]) -> None:
+    """Adds a line to a `.jsonl` file."""
+    if is_writer():
+      with (self / name).open("a", encoding="utf-8") as file:
+        # One write, so that a line is there or is not.
+        file.write(json.dumps(record) + "\n")
+
+  def records(self, name: str) -> list[dict[str, Any]]:
+    """Reads a `.jsonl` file; an unfinished last line is left out."""
+    path = self / name
+    if not path.exists():
+      return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+  def rewind(self, name: str, step: int) -> None:
+    """Drops the records of a `.jsonl` file that come after `step`.
+
+    A run that resumes from a checkpoint makes them again.
+    """
+    if is_writer() and (self / name).exists():
+      kept = [r for r in self.records(name) if r["step"] <= step]
+      with store.atomic_path(self / name) as part:
+        part.write_text(
+          "".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8"
+        )
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes indented JSON, whole or not at all."""
+  with store.atomic_path(path) as part:
+    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+  """Versions of the interpreter and of `PACKAGES`, where installed."""
+  found = {"python": platform.python_version()}
+  for name in PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
+
+
+def environment() -> dict[str, Any]:
+  """What the run runs on."""
+  return {
+    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "argv": sys.argv,
+    "versions": versions(),
+    "commit": _commit(),
+    "machine": platform.machine(),
+    "cpus": os.cpu_count(),
+    "devices": [d.device_kind for d in jax.devices()],
+    "processes": jax.process_count(),
+  }
+
+
+def _commit() -> str | None:
+  """The commit of this source tree, `+` if it has changes; None if unknown."""
+  git = functools.partial(
+    subprocess.run,
+    cwd=pathlib.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  try:
+    commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+    changed = git(["git", "status", "--porcelain"]).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return commit + ("+" if changed else "")
+
+
+class Progress:
+  """A bar on a terminal, a line now and then elsewhere."""
+
+  def __init__(self, total: int, done: int, unit: str, every: float = 30.0):
+    self._total, self._done, self._every = total, done, every
+    self._unit = unit
+    self._begun, self._first = time.monotonic(), done
+    self._said = self._begun
+    self._note = ""
+    self._bar = None
+    if sys.stderr.isatty() and is_writer():
+      self._bar = tqdm.tqdm(total=total, initial=done, unit=unit)
+
+  def advance(self, note: str) -> None:
+    """One more is done; `note` says how it went."""
+    self._done += 1
+    self._note = note
+    if self._bar is not None:
+      self._bar.set_postfix_str(note, refresh=False)
+      self._bar.update()
+    elif time.monotonic() - self._said >= self._every:
+      self._say()
+
+  def _say(self) -> None:
+    now = time.monotonic()
+    self._said = now
+    pace = (now - self._begun) / max(self._done - self._first, 1)
+    left = datetime.timedelta(seconds=round(pace * (self._total - self._done)))
+    logging.info(
+      "%d/%d %s, %.2f s each, %s left: %s",
+      self._done,
+      self._total,
+      self._unit,
+      pace,
+      left,
+      self._note,
+    )
+
+  def close(self) -> None:
+    """Ends the bar, or says the last line."""
+    if self._bar is not None:
+      self._bar.close()
+    elif self._done > self._first:
+      self._say()
+
+
+@contextlib.contextmanager
+def progress(total: int, *, done: int = 0, unit: str) -> Iterator[Progress]:
+  """Shows how far a loop has come.
+
+  Args:
+    total: how many there are.
+    done: how many were done before.
+    unit: what is counted.
+
+  Yields:
+    A `Progress` to `advance`.
+  """
+  shown = Progress(total, done, unit)
+  try:
+    yield shown
+  finally:
+    shown.close()

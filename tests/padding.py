@@ -1,0 +1,126 @@
+"""Host: tables padded to a few sizes, so that tokenizers share compilations.
+
+A compiled function is compiled for the sizes of a tokenizer's tables. Here
+tables get tokens that never stand, states that are never met and runs that
+nothing refers to, until those of all small tokenizers are of one size.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from byteprob.tokenization.tables import Tables
+
+SMALL: Mapping[str, int] = {
+  "Y": 48, "M": 96, "Q": 96, "K": 32, "R": 40, "G": 48, "F": 96,
+  "segments": 6, "spines": 6, "pairs": 8, "hypotheses": 5, "longest": 8,
+}  # fmt: skip
+"""For alphabets of a few characters."""
+
+LARGE = {**SMALL, "Y": 320, "M": 320, "F": 352, "K": 48}
+"""For vocabularies with all bytes."""
+
+_TOKENS = ("token_id", "length", "twin")
+_TRIE = ("low", "high", "twins", "equal", "node_byte", "first_child")
+_RUNS = ("start", "stop", "pair_right", "pair_run")
+_SEGMENTS = ("segment_start", "segment_count", "segment_token")
+_OFFSETS = ("segment_of", "spine_of", "pair_of")
+
+
+def pad(tables: Tables, sizes: Mapping[str, int]) -> Tables:
+  """Tables of these sizes that do the same.
+
+  Raises:
+    ValueError: they are larger.
+  """
+  tables = _start_at_zero(tables)
+  dead = tables.next.shape[1]
+  info = dataclasses.replace(tables.info, key=f"padded to {sizes['Y']}")
+  names = {
+    **dict.fromkeys(_TOKENS, ("Y", 0)),
+    **dict.fromkeys((*_TRIE, "children"), ("M", 0)),
+    "kind": ("Y", dead),
+    "exact": ("M", -1),
+    "cut": ("Q", -1),
+    "ends": ("Q", False),
+  }
+  fields = {
+    name: _pad(getattr(tables, name), sizes[axis], fill)
+    for name, (axis, fill) in names.items()
+  }
+  wide = _pad(np.asarray(tables.next).T, sizes["K"], -1).T
+  if dead >= sizes["K"]:
+    raise ValueError(f"there are {dead} kinds")
+  for name in ("hypotheses", "longest"):
+    if getattr(tables, name) > sizes[name]:
+      raise ValueError(f"{name} is {getattr(tables, name)}")
+    fields[name] = sizes[name]
+  return dataclasses.replace(
+    tables,
+    **fields,
+    next=_pad(wide, sizes["Q"], -1),
+    bpe=_pad_bpe(tables.bpe, sizes),
+    info=info,
+  )
+
+
+def _start_at_zero(tables: Tables) -> Tables:
+  """The same states, the first ones first."""
+  first = list(dict.fromkeys([tables.start, tables.start_inside]))
+  rest = np.setdiff1d(np.arange(len(tables.next)), first)
+  order = np.concatenate([first, rest]).astype(int)
+  rename = np.full(len(order) + 1, -1)
+  rename[order] = np.arange(len(order))
+  return dataclasses.replace(
+    tables,
+    next=rename[np.asarray(tables.next)[order]].astype(tables.next.dtype),
+    cut=rename[np.asarray(tables.cut)[order]].astype(np.int32),
+    ends=np.asarray(tables.ends)[order],
+    start=int(rename[tables.start]),
+    start_inside=int(rename[tables.start_inside]),
+  )
+
+
+def _pad_bpe(bpe, sizes):
+  fields = {}
+  axes = {
+    **dict.fromkeys(_RUNS, "R"), **dict.fromkeys(_SEGMENTS, "G"), "spine": "F"
+  }  # fmt: skip
+  for name, axis in axes.items():
+    fields[name] = _pad(getattr(bpe, name), sizes[axis], 0)
+  for name in _OFFSETS:
+    last = int(getattr(bpe, name)[-1])
+    fields[name] = _pad(getattr(bpe, name), sizes["Y"] + 1, last)
+  position = np.asarray(bpe.position)
+  spare = np.setdiff1d(np.arange(sizes["Y"]), position)
+  fields["position"] = jnp.asarray(
+    np.concatenate([position, spare]).astype(np.int32)
+  )
+  for name in ("segments", "spines", "pairs"):
+    if getattr(bpe, name) > sizes[name]:
+      raise ValueError(f"{name} is {getattr(bpe, name)}")
+    fields[name] = sizes[name]
+  return dataclasses.replace(bpe, **fields)
+
+
+def _pad(array, size: int, fill):
+  array = np.asarray(array)
+  more = size - len(array)
+  if more < 0:
+    raise ValueError(f"an axis of {len(array)} does not fit into {size}")
+  padded = np.full((more, *array.shape[1:]), fill, array.dtype)
+  return jnp.asarray(np.concatenate([array, padded]))
+
+
+def pad_if_small(tables: Tables) -> Tables:
+  """Padded tables, or the tables themselves if they are of no shared size."""
+  if tables.forms:
+    return tables
+  for sizes in (SMALL, LARGE):
+    try:
+      return pad(tables, sizes)
+    except ValueError:
+      continue
+  return tables
