@@ -108,9 +108,9 @@ def attend(
   scores = jnp.where(mask[:, None, :, None], scores, -jnp.inf)
   top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0.0))
-  # At least one weight is 1, unless all are 0: the maximum changes nothing
-  # but 0 / 0.
-  total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
+  # The largest weight is 1, unless all are 0: the maximum changes nothing but
+  # 0 / 0. Not 1, where a sum of exactly 1 would lose half of its gradient.
+  total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 0.5)
   weights = weights.reshape(batch, kv_heads, length * group, -1)
   mixed = jnp.einsum(
     "bkrs,bksd->bkrd",
