@@ -109,7 +109,7 @@ def mass(
   # Whole blocks are `first..stop`; what sticks out lies in the one before
   # and in the one after.
   first, stop = -(-low // BLOCK), high // BLOCK
-  offset = jnp.arange(BLOCK)
+  offset = jnp.arange(BLOCK)[None]
 
   def part(block, inside):
     values = token[row, jnp.clip(block, 0, last_block)]
@@ -118,7 +118,7 @@ def mass(
 
   left = part(first - 1, lambda at: (at >= low[:, None]) & (at < high[:, None]))
   right = part(stop, lambda at: (at < high[:, None]) & (first <= stop)[:, None])
-  block = jnp.arange(last_block + 1)
+  block = jnp.arange(last_block + 1)[None]
   whole = (block >= first[:, None]) & (block < stop[:, None])
   whole = jnp.where(whole, rows.block[row], -jnp.inf)
   return _logsumexp(jnp.concatenate([left, right, whole], axis=1), 1)
@@ -179,7 +179,7 @@ def follow_text(
     live = place != NONE
     low, high = tables.low[place], tables.high[place]
     whole = mass(rows, row, low, jnp.where(live, high, low))
-    twin = jnp.arange(tables.most_twins)
+    twin = jnp.arange(tables.most_twins)[None]
     there = live[:, None] & (twin < tables.twins[place][:, None])
     token = jnp.where(there, tables.exact[place][:, None] + twin, 0)
     values = jnp.take_along_axis(rows.token, token, axis=1)

@@ -9,6 +9,7 @@ import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import oracle
 import padding
 import tokenizers_zoo
@@ -107,10 +108,11 @@ def make_bench(name: str) -> Bench:
 
 
 def close(
-  found: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-5
+  found: npt.ArrayLike, wanted: npt.ArrayLike, tolerance: float = 1e-5
 ) -> None:
   """Checks log-probs: the same are impossible, the others are near."""
   found = np.asarray(found, np.float64)
+  wanted = np.asarray(wanted, np.float64)
   assert not np.isnan(found).any()
   np.testing.assert_array_equal(np.isneginf(found), np.isneginf(wanted))
   some = np.isfinite(wanted)

@@ -124,7 +124,8 @@ def test_rows_are_masked_and_renormalized(name, ends):
       if id_ in kids:
         wanted[at] = row[id_] - norm
     close(rows.token[k], wanted, 3e-5)
-    close(rows.block[k], [logsum(p) for p in np.split(wanted, rows.block.shape[1])], 3e-5)
+    blocks = np.split(wanted, rows.block.shape[1])
+    close(rows.block[k], [logsum(part) for part in blocks], 3e-5)
     close(rows.eos[k], end - norm, 3e-5)
     close(rows.total[k], norm - logsum(row), 3e-5)
 

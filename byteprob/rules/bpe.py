@@ -81,7 +81,7 @@ def mask(
 
 def forbidden(bpe: BpeTables, last: Int[Array, " R"]) -> Bool[Array, "R Y"]:
   """Tokens that a merge would join to each token, in the runs' own order."""
-  segment = bpe.segment_of[last][:, None] + jnp.arange(bpe.segments)
+  segment = bpe.segment_of[last][:, None] + jnp.arange(bpe.segments)[None]
   some = segment < bpe.segment_of[last + 1][:, None]
   some &= (last != NONE)[:, None]
 
@@ -113,9 +113,9 @@ def pair_allowed(
   bpe: BpeTables, left: Int[Array, " P"], right: Int[Array, " P"]
 ) -> Bool[Array, " P"]:
   """Whether BPE leaves pairs of tokens as they are; `left` may be -1."""
-  segment = bpe.segment_of[left][:, None] + jnp.arange(bpe.segments)
+  segment = bpe.segment_of[left][:, None] + jnp.arange(bpe.segments)[None]
   on_segment = segment < bpe.segment_of[left + 1][:, None]
-  spine = bpe.spine_of[right][:, None] + jnp.arange(bpe.spines)
+  spine = bpe.spine_of[right][:, None] + jnp.arange(bpe.spines)[None]
   on_spine = spine < bpe.spine_of[right + 1][:, None]
   on_segment &= (left != NONE)[:, None]
   symbol = jnp.where(on_segment, bpe.segment_token[segment], NONE)

@@ -59,7 +59,7 @@ def distinct(
   count = states.shape[1]
   earlier = jnp.tril(jnp.ones((count, count), bool), -1)
   same = states[:, :, None] == states[:, None, :]
-  keep = (states != NONE) & ~(same & earlier).any(2)
+  keep = (states != NONE) & ~(same & earlier[None]).any(2)
   rank = jnp.where(keep, jnp.cumsum(keep, 1) - 1, size)
   row = jnp.arange(len(states))[:, None]
   empty = jnp.full((len(states), size), NONE, states.dtype)
@@ -81,7 +81,8 @@ def ways(
   kinds = jnp.arange(tables.next.shape[1])
 
   def able(states):
-    return (step(tables, states[..., None], kinds) != NONE).any(1)
+    after = step(tables, states[:, :, None], kinds[None, None])
+    return (after != NONE).any(1)
 
   # One table look-up a token: bit 0 without a cut, bit 1 with one.
   code = able(states) + 2 * able(cut(tables, states)).astype(jnp.uint8)
