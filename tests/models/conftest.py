@@ -1,8 +1,8 @@
-"""Host: strict JAX settings, and the real checkpoints, where there are any."""
+"""Host: strict JAX settings, and the real checkpoints."""
 
-import os
 import pathlib
 
+import downloads
 import jax
 import pytest
 
@@ -14,20 +14,13 @@ def strict_shapes_and_dtypes():
     yield
 
 
-def _file_named_by(variable: str) -> pathlib.Path:
-  path = os.environ.get(variable)
-  if not path:
-    pytest.skip(f"${variable} does not name a GGUF file")
-  return pathlib.Path(path)
-
-
 @pytest.fixture(scope="session")
 def smollm2_path() -> pathlib.Path:
   """SmolLM2-135M-Instruct, Q4_1, as GGUF."""
-  return _file_named_by("BYTEPROB_TEST_SMOLLM2")
+  return downloads.model("smollm2-135m")
 
 
 @pytest.fixture(scope="session")
 def gemma3_path() -> pathlib.Path:
   """Gemma 3 270M, Q4_K_M, as GGUF."""
-  return _file_named_by("BYTEPROB_TEST_GEMMA3")
+  return downloads.model("gemma3-270m")

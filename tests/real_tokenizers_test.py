@@ -1,0 +1,270 @@
+"""Host: real tokenizers and their nodes, each beside its own library.
+
+The tokenizers library is a black box here. What it makes of a text, or of any
+text that begins alike, must be among the nodes of that text; and each node
+must be the beginning of something that it makes.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import random
+from collections.abc import Callable, Sequence
+
+import downloads
+import gguf
+import jax
+import jax.numpy as jnp
+import many_scripts
+import numpy as np
+import oracle
+import pytest
+import tokenizers
+import tokenizers_zoo
+from tokenizers import normalizers, pre_tokenizers
+
+from byteprob import scoring
+from byteprob.tokenization import load_tables
+from byteprob.tokenization.tables import Tables
+
+pytestmark = pytest.mark.download
+
+NAMES = ("llama2", "llama3_1", "qwen3", "gemma3", "smollm2")
+COUNT, SIZE = 216, 1024
+"""Texts for each tokenizer, and their bytes: 1.1 MB for all five."""
+
+BATCH = 108
+AHEAD = (*"asS19 \n\r'!é中", "\u0301")
+"""Characters that may decide how the text before them is cut."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Real:
+  """A tokenizer as its own library has it, and as ours has compiled it.
+
+  Attributes:
+    encode: the black box.
+    spelled: bytes of each id in the working text, None for none.
+    working: the working text of a text.
+    prefixed: a space is put before every text.
+    tables: what is tested.
+  """
+
+  encode: oracle.Encode
+  spelled: Sequence[bytes | None]
+  working: Callable[[str], bytes]
+  prefixed: bool
+  tables: Tables
+
+  def read(self, texts: Sequence[bytes]) -> list[list[oracle.Node]]:
+    """All nodes of working texts."""
+    ids = np.asarray(self.tables.token_id)
+    found = []
+    for first in range(0, len(texts), BATCH):
+      part = list(texts[first : first + BATCH])
+      part += [b""] * (BATCH - len(part))
+      queries = [
+        scoring.Query(prefix=(0,), text=text, start=self.tables.start)
+        for text in part
+      ]
+      nodes = jax.device_get(scoring.read(self.tables, queries)[0])
+      for k in range(len(texts[first : first + BATCH])):
+        one = scoring._take(nodes, k)
+        found.append(scoring.paths(scoring._cut_nodes(one), ids))
+    return found
+
+
+@functools.cache
+def real(name: str) -> Real:
+  """A tokenizer by its name."""
+  if name == "smollm2":
+    path = downloads.model("smollm2-135m")
+    tokenizer, spelled = _from_gguf(path)
+  else:
+    path = downloads.tokenizer(name)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    spelled = _spelled(data, tokenizer)
+  nfc = normalizers.NFC().normalize_str
+
+  def working(text: str) -> bytes:
+    if name == "qwen3":
+      text = nfc(text)
+    if name in ("llama2", "gemma3"):
+      text = text.replace("▁", " ")
+    return ((" " if name == "llama2" else "") + text).encode()
+
+  return Real(
+    encode=oracle.library(tokenizer),
+    spelled=spelled,
+    working=working,
+    prefixed=name == "llama2",
+    tables=jax.tree.map(jnp.asarray, load_tables(path)),
+  )
+
+
+def _spelled(data, tokenizer) -> list[bytes | None]:
+  """The bytes of each id of a `tokenizer.json`."""
+  back = {char: byte for byte, char in tokenizers_zoo.visible().items()}
+  by_bytes = not data["model"]["byte_fallback"]
+  added = {token["id"]: token for token in data["added_tokens"]}
+  found: list[bytes | None] = []
+  for id_ in range(tokenizer.get_vocab_size()):
+    piece = tokenizer.id_to_token(id_)
+    if id_ in added:
+      plain = not added[id_]["special"]
+      found.append(piece.replace("▁", " ").encode() if plain else None)
+    elif by_bytes:
+      found.append(bytes(back[char] for char in piece))
+    elif len(piece) == 6 and piece.startswith("<0x"):
+      found.append(bytes([int(piece[3:5], 16)]))
+    else:
+      found.append(piece.replace("▁", " ").encode())
+  return found
+
+
+def _from_gguf(path):
+  """SmolLM2's tokenizer as it was published, with the file's vocabulary."""
+  fields = gguf.GGUFReader(path).fields
+  pieces = fields["tokenizer.ggml.tokens"].contents()
+  merges = fields["tokenizer.ggml.merges"].contents()
+  kinds = fields["tokenizer.ggml.token_type"].contents()
+  control = [p for p, kind in zip(pieces, kinds, strict=True) if kind == 3]
+  assert set(kinds) == {1, 3}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.BPE(
+      vocab={piece: id_ for id_, piece in enumerate(pieces)},
+      merges=[tuple(merge.split(" ")) for merge in merges],
+    )
+  )
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Digits(individual_digits=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    ]
+  )
+  tokenizer.add_special_tokens(control)
+  back = {char: byte for byte, char in tokenizers_zoo.visible().items()}
+  spelled = [
+    None if piece in control else bytes(back[char] for char in piece)
+    for piece in pieces
+  ]
+  return tokenizer, spelled
+
+
+def _shared(one: Real, ids: oracle.Node, size: int) -> oracle.Node:
+  """The tokens of a text that end within its first bytes."""
+  for count, token in enumerate(ids):
+    size -= len(one.spelled[token])
+    if size < 0:
+      return ids[:count]
+  return ids
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_complete(name):
+  """Whatever a text turns out to be, its tokens so far are nodes."""
+  one = real(name)
+  rng = random.Random(name)
+  texts = many_scripts.texts(NAMES.index(name), COUNT, SIZE)
+  works = [one.working(text) for text in texts]
+  encoded = one.encode(texts)
+  for ids, work in zip(encoded, works, strict=True):
+    assert b"".join(one.spelled[token] for token in ids) == work
+  checked = 0
+  for text, work, ids, nodes in zip(
+    texts, works, encoded, one.read(works), strict=True
+  ):
+    known = set(nodes)
+    assert len(known) == len(nodes)
+    assert ids in known, text
+    cuts = [rng.randrange(len(text) + 1) for _ in range(6)]
+    others = [text[:at] + rng.choice(["", *AHEAD]) for at in cuts]
+    for other, path in zip(others, one.encode(others), strict=True):
+      # As far as the two texts are the same.
+      size = _alike(work, one.working(other))
+      assert _shared(one, path, size) in known, (text, other)
+      checked += 1
+  assert sum(map(len, works)) > 0.99 * COUNT * SIZE
+  assert checked == 6 * COUNT
+
+
+def _alike(one: bytes, other: bytes) -> int:
+  """How many bytes two texts begin with alike."""
+  pairs = zip(one, other, strict=False)
+  return next(
+    (at for at, (a, b) in enumerate(pairs) if a != b),
+    min(len(one), len(other)),
+  )
+
+
+def _continuations(one: Real, work: bytes, after: bytes, rng):
+  """Texts that begin with a working text, in groups, the likeliest first."""
+  whole = work.decode("utf-8", "ignore").encode()
+  part = work[len(whole) :]
+  chars: list[bytes] = [b""]
+  every: list[bytes] = []
+  if part:
+    own = (part + after).decode("utf-8", "ignore")[:1].encode()
+    near = [c for c in oracle.characters_after(part) if c != own]
+    chars = [c for c in (own, *near) if c.startswith(part)]
+    every = _characters(part, rng)
+  tails = [
+    "".join(tail)
+    for size in (0, 1, 2)
+    for tail in itertools.product(AHEAD, repeat=size)
+  ]
+  words = [w for w in rng.choices(one.spelled, k=3000) if w and _is_text(w)]
+  groups = (
+    [work + after],
+    [whole + c + t.encode() for c in chars for t in tails],
+    [whole + c + t.encode() for c in every for t in ("", *AHEAD[:3])],
+    [whole + c + word for c in chars[:1] for word in words],
+  )
+  for group in groups:
+    found = [work.decode() for work in group if _is_text(work)]
+    if one.prefixed:
+      found = [text.removeprefix(" ") for text in found]
+    yield found
+
+
+def _is_text(data: bytes) -> bool:
+  try:
+    data.decode()
+  except UnicodeDecodeError:
+    return False
+  return True
+
+
+def _characters(part: bytes, rng) -> list[bytes]:
+  """The characters that begin with these bytes; some, if there are many."""
+  size = 2 + (part[0] >= 0xE0) + (part[0] >= 0xF0)
+  tails = itertools.product(range(0x80, 0xC0), repeat=size - len(part))
+  found = [part + bytes(tail) for tail in itertools.islice(tails, 2**12)]
+  return [char for char in found if _is_text(char)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_minimal(name):
+  """Every node is what the tokenizer makes of a text, or begins with."""
+  one = real(name)
+  rng = random.Random(name)
+  texts = many_scripts.texts(50 + NAMES.index(name), 3 * BATCH, 48)
+  works = [one.working(text) for text in texts]
+  trunk, branches = [], []
+  for work, ids, nodes in zip(
+    works, one.encode(texts), one.read(works), strict=True
+  ):
+    for node in nodes[1:]:
+      at = len(b"".join(one.spelled[token] for token in node))
+      row = (node, work[:at], work[at:])
+      (trunk if ids[: len(node)] == node else branches).append(row)
+  assert len(branches) > 300
+  rng.shuffle(branches)
+  for node, work, after in branches[:300] + rng.sample(trunk, 30):
+    assert any(
+      ids[: len(node)] == node
+      for texts in _continuations(one, work, after, rng)
+      for ids in one.encode(texts)
+    ), (node, work)
