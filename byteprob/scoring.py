@@ -54,7 +54,8 @@ class Score(NamedTuple):
   Attributes:
     byte: `float32[n]` log-prob of each byte given those before it.
     next: `float32[257]` log-probs of the byte after the text, and of its end.
-    total: log-prob of the whole text.
+    total: log-prob of all covers of the text; it is the sum of `byte`, but
+      with `trust_model`, where each byte is normalized and the covers not.
     nodes: the nodes.
     node_weight: `float32[N]` log of each node's probability over that of the
       bytes that it spells.
@@ -355,7 +356,9 @@ def _weigh(tables, nodes, path, length, offset, sums, trust_model):
   """`weights.weigh` of all texts."""
   del trust_model
   weigh = functools.partial(weights.weigh, tables)
-  return jax.vmap(weigh)(nodes, path, length, offset, sums.follow)
+  return jax.vmap(weigh)(
+    nodes, path, length, offset, sums.follow, sums.allowed
+  )
 
 
 class _Tree:

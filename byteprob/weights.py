@@ -41,6 +41,7 @@ def weigh(
   length: Int[Array, ""],
   offset: Int[Array, ""],
   follow: Follow,
+  spelled: Float[Array, " N"],
 ) -> Weights:
   """Adds up the covers of every prefix of a text.
 
@@ -51,8 +52,10 @@ def weigh(
     length: bytes of the text.
     offset: row of node 0; the other nodes' rows follow.
     follow: what the rows say of the text. If it has `beyond`, the rows are
-      not masked (`trust_model`), and each byte's log-prob is divided by what
-      all next bytes get together; else they get 1.
+      not masked (`trust_model`), and each byte's probability is divided by
+      what all next bytes get together; else they get 1.
+    spelled: log-prob that rows give to all tokens that spell bytes, and to
+      the end (`lemma.Rows.total`); matters with `beyond` only.
   """
 
   def weigh_now(node, state):
@@ -85,7 +88,8 @@ def weigh(
       alive=state.alive,
     )
     if follow.beyond is not None:
-      rest = jnp.where(born, 0.0, follow.beyond[old + offset, depth])
+      rest = follow.beyond[old + offset, depth]
+      rest = jnp.where(born, spelled[node + offset], rest)
       alive = _logsumexp(weigh_now(node, state) + rest)
       state = state._replace(alive=jnp.where(valid, alive, state.alive))
     return state, jnp.where(valid, byte, 0.0)
@@ -95,7 +99,7 @@ def weigh(
     now=jnp.zeros(2),
     birth=jnp.zeros((size, 2)),
     weight=jnp.full((size,), -jnp.inf).at[0].set(0.0),
-    alive=jnp.float32(0),
+    alive=jnp.float32(0) if follow.beyond is None else spelled[offset],
   )
   steps = jnp.arange(1, len(path.node) + 1, dtype=jnp.int32)
   state, byte = jax.lax.scan(read, state, (steps, path.node, path.place))

@@ -1,4 +1,4 @@
-"""Host: tiny tokenizers of every kind in the BPE family.
+"""Host: tiny tokenizers of every kind.
 
 Each is built with the tokenizers library (or as a SentencePiece model file)
 over an alphabet of a few characters, chosen so that what is hard occurs:
@@ -332,16 +332,19 @@ def sentencepiece_entry(
   prefix: bool = False,
   fallback: bool = False,
   user_defined: Sequence[str] = (),
+  kind: int = 2,
   **rest,
 ) -> Entry:
-  """A SentencePiece BPE model; its oracle is the sentencepiece library."""
+  """A SentencePiece model; its oracle is the sentencepiece library."""
   pieces = [("<unk>", 0.0, UNKNOWN)]
   pieces += [("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
   pieces += [(text, 0.0, USER_DEFINED) for text in user_defined]
   if fallback:
     pieces += [(f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256)]
   pieces += [(text, score, NORMAL) for text, score in scores.items()]
-  model = sentencepiece_file(pieces, prefix=prefix, fallback=fallback)
+  model = sentencepiece_file(
+    pieces, prefix=prefix, fallback=fallback, kind=kind
+  )
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)
 
   def spell(text: str, type_: int) -> bytes | None:
@@ -896,4 +899,265 @@ def random_entry(rng: random.Random) -> Entry:
     ],
     ahead=4 if len(alphabet) < 4 else 3,
     many=64,
+  )
+
+
+def random_pieces(
+  rng: random.Random, atoms: Sequence[str], count: int, longest: int
+) -> list[str]:
+  """Different strings of at least two atoms."""
+  most = sum(len(atoms) ** size for size in range(2, longest + 1))
+  found: dict[str, None] = {}
+  while len(found) < min(count, most):
+    found["".join(rng.choices(atoms, k=rng.randint(2, longest)))] = None
+  return list(found)
+
+
+def word_piece(
+  alphabet: Sequence[str],
+  pieces: Sequence[str | bytes],
+  mark: str,
+  pre_tokenizer=None,
+  *,
+  by_bytes: bool = False,
+  **rest,
+) -> Entry:
+  """A tokenizer of longest matches from the left.
+
+  Args:
+    alphabet: the characters of texts.
+    pieces: tokens, with `mark` before those that go on inside a piece.
+    mark: "##", or "" (the paper's MPE).
+    pre_tokenizer: see the tokenizers library.
+    by_bytes: the pieces are bytes, and so without a mark.
+    **rest: see `Entry`.
+  """
+  write = shown if by_bytes else str
+  vocab = {"<unk>": 0}
+  for piece in pieces:
+    vocab.setdefault(write(piece), len(vocab))
+  tokenizer = tokenizers.Tokenizer(
+    models.WordPiece(
+      vocab=vocab,
+      unk_token="<unk>",
+      continuing_subword_prefix=mark,
+      max_input_chars_per_word=2**20,
+    )
+  )
+  if pre_tokenizer is not None:
+    tokenizer.pre_tokenizer = pre_tokenizer
+  back = {char: byte for byte, char in visible().items()}
+
+  def spell(piece: str) -> bytes:
+    piece = piece.removeprefix(mark) if mark else piece
+    if by_bytes:
+      return bytes(back[char] for char in piece)
+    return piece.replace(SPACE, " ").encode()
+
+  return _entry(tokenizer, spell, alphabet=tuple(alphabet), **rest)
+
+
+def unigram(
+  alphabet: Sequence[str],
+  scores: dict[str, float],
+  pre_tokenizer=None,
+  *,
+  fallback: bool = False,
+  **rest,
+) -> Entry:
+  """A unigram tokenizer of the tokenizers library.
+
+  Args:
+    alphabet: the characters of texts.
+    scores: of the pieces.
+    pre_tokenizer: see the tokenizers library.
+    fallback: characters that are no pieces are spelled byte by byte.
+    **rest: see `Entry`.
+  """
+  pieces = [("<unk>", 0.0)]
+  if fallback:
+    pieces += [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
+  tokenizer = tokenizers.Tokenizer(
+    models.Unigram(
+      vocab=[*pieces, *scores.items()], unk_id=0, byte_fallback=fallback
+    )
+  )
+  if pre_tokenizer is not None:
+    tokenizer.pre_tokenizer = pre_tokenizer
+
+  def spell(piece: str) -> bytes:
+    if fallback and piece.startswith("<0x"):
+      return bytes([int(piece[3:5], 16)])
+    return piece.replace(SPACE, " ").encode()
+
+  rest.setdefault("others", () if fallback else None)
+  rest.setdefault("ahead", 1 if fallback else 2)
+  return _entry(tokenizer, spell, alphabet=tuple(alphabet), **rest)
+
+
+def _mpe(name: str, seed: int) -> None:
+  def build():
+    """The paper's: longest matches, no pre-tokenizer."""
+    alphabet = ("a", "b", "c")
+    pieces = random_pieces(random.Random(seed), alphabet, 14, 5)
+    return word_piece(alphabet, [*alphabet, *pieces], "", ahead=4, many=64)
+
+  build.__name__ = name
+  _zoo(build)
+
+
+for _seed in (1, 2):
+  _mpe(f"mpe_{_seed}", _seed)
+
+
+def _wordpieces(alphabet, seed: int, count: int) -> list[str]:
+  """WordPiece's vocabulary: what starts a piece, and what goes on in it."""
+  rng = random.Random(seed)
+  starts = [*alphabet, *random_pieces(rng, alphabet, count, 4)]
+  others = [*alphabet, *random_pieces(rng, alphabet, count, 4)]
+  return [*starts, *("##" + piece for piece in others)]
+
+
+@_zoo
+def wordpiece():
+  """WordPiece, words and spaces apart."""
+  alphabet = ("a", "b", " ", "\u00e9")
+  return word_piece(
+    alphabet,
+    _wordpieces(alphabet, 3, 9),
+    "##",
+    _split(r"\s"),
+    ahead=3,
+    texts=("abba a", "a  b", "\u00e9a\u00e9 b"),
+    many=64,
+  )
+
+
+@_zoo
+def wordpiece_whole():
+  """WordPiece without a pre-tokenizer: only the text's start is a start."""
+  alphabet = ("a", "b")
+  return word_piece(
+    alphabet, _wordpieces(alphabet, 4, 8), "##", ahead=4, many=48
+  )
+
+
+@_zoo
+def greedy_lookahead():
+  """Longest matches between splits that look ahead."""
+  alphabet = ("a", "b", " ", "\n")
+  pieces = [*random_pieces(random.Random(6), alphabet, 12, 4), "  ", "aa"]
+  return word_piece(
+    alphabet,
+    [*alphabet, *pieces, " ab"],
+    "",
+    _split(r" ?[ab]+|\s+(?!\S)|\s+"),
+    ahead=3,
+    texts=("a  b", "aa \n\nb", "ab   aba", " \n "),
+    many=64,
+  )
+
+
+@_zoo
+def greedy_bytes():
+  """Longest matches over bytes; tokens that are several characters."""
+  alphabet = ("a", " ", *WIDE)
+  bytes_ = sorted({byte for char in alphabet for byte in char.encode()})
+  return word_piece(
+    alphabet,
+    [
+      *(bytes([byte]) for byte in bytes_),
+      *("aa", "a ", "\u3000\u3001", "\u3001a", " \u3040", "\u3041\u3041\u3000"),
+      *(b"\xe3\x80", b"a\xe3", b"\x80\xe3\x80", b"\x81\x81", b"\x80a"),
+    ],
+    "",
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    by_bytes=True,
+    texts=("\u3000\u3001\u3041", "a \u3041\u3041", "aa\u3040\u3000 "),
+    many=48,
+  )
+
+
+def _unigrams(name: str, seed: int, ties: int | None) -> None:
+  def build():
+    """Unigram, no pre-tokenizer."""
+    alphabet = ("a", "b", "c")
+    rng = random.Random(seed)
+    tokens = [*alphabet, *random_pieces(rng, alphabet, 14, 4)]
+    return unigram(alphabet, _scores(tokens, ties, seed), ahead=4, many=64)
+
+  build.__name__ = name
+  _zoo(build)
+
+
+_unigrams("unigram_1", 1, None)
+_unigrams("unigram_ties_1", 2, 2)
+_unigrams("unigram_ties_2", 3, 4)
+
+
+@_zoo
+def unigram_metaspace():
+  """Unigram as T5 and XLM-R use it: words with the space before them."""
+  return unigram(
+    ("a", "b", " ", "\u00e9"),
+    _scores((*_SPACES, f"{SPACE}\u00e9", "b\u00e9"), 5, 2),
+    pre_tokenizers.Metaspace(prepend_scheme="always"),
+    prefixed=True,
+    ahead=3,
+    texts=("", "a b", "  a", "\u00e9 b", "ab a\u00e9", "bab  ba"),
+    many=64,
+  )
+
+
+@_zoo
+def unigram_lookahead():
+  """Unigram between splits that look ahead."""
+  alphabet = ("a", "b", " ", "\n")
+  pieces = [*random_pieces(random.Random(8), alphabet, 12, 3), "  ", " a"]
+  return unigram(
+    alphabet,
+    _scores([*alphabet, *pieces], 4, 8),
+    _split(r" ?[ab]+|\s+(?!\S)|\s+"),
+    ahead=3,
+    texts=("a  b", "aa \n\nb", "ab   aba", " \n "),
+    many=64,
+  )
+
+
+@_zoo
+def unigram_fallback():
+  """Unigram with byte fallback: a character apart breaks the path."""
+  return unigram(
+    ("a", "b", "\u00e9", "\u00e8"),
+    _scores(("a", "b", "\u00e9", "ab", "a\u00e9", "bab", "ba"), 3, 4),
+    fallback=True,
+    texts=("\u00e8a\u00e9", "中ab", "\u00e9\u00e8\u00e8ba", "ab\u00e9"),
+    many=32,
+  )
+
+
+@_zoo
+def sentencepiece_unigram():
+  """A SentencePiece unigram model; a space before the text."""
+  return sentencepiece_entry(
+    ("a", "b", " ", "\u00e9"),
+    _scores((*_SPACES, f"{SPACE}\u00e9"), 4, 7),
+    prefix=True,
+    kind=1,
+    ahead=3,
+    texts=("", "a b", "  a", "bab ab"),
+    many=64,
+  )
+
+
+@_zoo
+def sentencepiece_unigram_fallback():
+  """The same with byte fallback."""
+  return sentencepiece_entry(
+    ("a", "b", " ", "\n", "\u00e8"),
+    _scores(_SPACES, None, 5),
+    fallback=True,
+    kind=1,
+    texts=("\na", "ab  a", "babab", "\u00e8"),
+    many=24,
   )
