@@ -14,9 +14,6 @@ import numpy as np
 from byteprob.tokenization import machine
 from byteprob.tokenization.machine import DEAD, unique_rows
 
-_CHUNK = 128
-"""States that tokens are run from at a time; bounds the memory."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenAutomaton:
@@ -43,48 +40,40 @@ def read_tokens(
   strings: Sequence[np.ndarray | None],
   added: Sequence[int],
 ) -> TokenAutomaton:
-  """Runs every token from every state in which one can begin.
+  """Reads every token from every state.
 
   Args:
     reader: the machine.
     strings: symbols of each token, None for tokens that cannot occur.
     added: token of each of the machine's added tokens; they are read whole.
   """
-  kind, levels = _trie(reader, strings)
-  used = np.unique(kind[kind >= 0])
-  atomic = np.array(added, int)
-  known: set[int] = set()
-  chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-  frontier = list(dict.fromkeys(reader.starts))
-  while frontier:
-    states = np.array(frontier[:_CHUNK])
-    known.update(frontier[:_CHUNK])
-    after = _run(reader.delta, levels, states)[:, used]
-    after = np.concatenate([after, reader.added[states]], axis=1)
-    first, same = unique_rows(np.ascontiguousarray(after.T))
-    chunks.append((states, after[:, first], same))
-    found = np.unique([*np.unique(after[:, first]), *reader.cut[states]])
-    fresh = set(found.tolist()) - known - {DEAD}
-    frontier = frontier[_CHUNK:]
-    frontier += sorted(fresh - set(frontier))
-  # Strings are of one kind if they are alike in every chunk of states.
-  first, same = unique_rows(np.stack([chunk[2] for chunk in chunks], axis=1))
-  states = np.concatenate([chunk[0] for chunk in chunks])
-  table = np.concatenate([c[1][:, c[2][first]] for c in chunks])
+  ends, levels = _trie(reader, strings)
+  effect, after = _effects(reader.delta, levels)
+  used, kind = np.unique(
+    np.where(ends >= 0, effect[ends], DEAD), return_inverse=True
+  )
+  # A last kind for tokens that cannot occur.
+  none = np.full((1, len(reader.delta)), DEAD, after.dtype)
+  table = np.concatenate([after, none])[used]
+  kind[np.array(added, int)] = len(table) + np.arange(len(added))
+  table = np.concatenate([table, reader.added.T, none])
 
-  # The states that were met, and a last kind for tokens that cannot occur.
-  rename = np.full(len(reader.delta) + 1, DEAD)
+  # The states between tokens.
+  met = np.zeros(len(reader.delta) + 1, bool)
+  frontier = np.unique(reader.starts)
+  while len(frontier):
+    met[frontier] = True
+    found = np.append(np.unique(table[:, frontier]), reader.cut[frontier])
+    frontier = np.unique(found[(found != DEAD) & ~met[found]])
+  states = np.flatnonzero(met)
+  rename = np.full(len(met), DEAD)
   rename[states] = np.arange(len(states))
-  table = np.concatenate([rename[table], np.full((len(table), 1), DEAD)], 1)
-  where = np.full(len(kind), len(first))
-  where[kind >= 0] = same[np.searchsorted(used, kind[kind >= 0])]
-  where[atomic] = same[len(used) :]
   return _reduce(
     TokenAutomaton(
-      next=table,
+      next=rename[table[:, states].T],
       cut=rename[reader.cut[states]],
       ends=reader.ends[states],
-      kind=where,
+      kind=kind,
       starts=tuple(int(rename[q]) for q in reader.starts),
     )
   )
@@ -121,17 +110,38 @@ def _trie(reader, strings):
   return ends, levels
 
 
-def _run(delta, levels, states):
-  """`int[len(states), nodes of all levels]` states at every trie node."""
-  delta = np.pad(delta, ((0, 1), (0, 0)), constant_values=DEAD)
-  above = states[:, None]
-  found = []
+def _effects(delta, levels):
+  """What the strings at all trie nodes do to all states.
+
+  Many strings do the same, so few of their continuations have to be run.
+
+  Returns:
+    Number of each node's effect, the nodes numbered through all levels; and
+    `[effects, S]` the state after each effect from each state.
+  """
+  count = len(delta)
+  narrow = np.int16 if count < 2**15 else np.int32
+  by_symbol = np.pad(delta.T, ((0, 0), (0, 1)), constant_values=DEAD)
+  by_symbol = np.ascontiguousarray(by_symbol, narrow)
+  numbers = {np.arange(count, dtype=narrow).tobytes(): 0}
+  rows = [np.arange(count, dtype=narrow)]
+  above, effect = np.zeros(1, int), []
   for parent, symbol in levels:
-    above = delta[above[:, parent], symbol]
-    found.append(above)
-  return (
-    np.concatenate(found, axis=1) if found else np.zeros((len(states), 0), int)
-  )
+    key, which = np.unique(
+      above[parent] * len(by_symbol) + symbol, return_inverse=True
+    )
+    found = np.empty(len(key), int)
+    for k, (before, symbol_) in enumerate(
+      zip(*divmod(key, len(by_symbol)), strict=True)
+    ):
+      after = by_symbol[symbol_][rows[before]]
+      found[k] = numbers.setdefault(after.tobytes(), len(rows))
+      if found[k] == len(rows):
+        rows.append(after)
+    above = found[which]
+    effect.append(above)
+  none = np.zeros(0, int)
+  return np.concatenate([none, *effect]), np.stack(rows)
 
 
 def _reduce(raw: TokenAutomaton) -> TokenAutomaton:
@@ -286,11 +296,22 @@ def drop_dead_ends(
         now = ~np.isin(of_kind[kind], doubt)
         changed |= bool((now != fine[state, kind]).any())
         fine[state, kind] = now
-  return _reduce(_without(raw, of_kind, fine))
+  return without(raw, of_kind, fine)
 
 
-def _without(raw, of_kind, fine):
-  """The automaton without the steps that are not fine."""
+def without(
+  raw: TokenAutomaton,
+  of_kind: Sequence[np.ndarray],
+  fine: dict[tuple[int, int], np.ndarray],
+) -> TokenAutomaton:
+  """The automaton without the steps that are not fine.
+
+  Args:
+    raw: the automaton.
+    of_kind: the tokens of each kind.
+    fine: for `(state after, kind)`, whether each token of the kind may lead
+      there; all may where nothing is said.
+  """
   bad: dict[int, set[int]] = {}
   for (state, kind), ok in fine.items():
     for token in of_kind[kind][~ok]:
@@ -304,4 +325,6 @@ def _without(raw, of_kind, fine):
     column = raw.next[:, old]
     columns.append(np.where(np.isin(column, states), DEAD, column)[:, None])
     kind[tokens] = raw.next.shape[1] + k
-  return dataclasses.replace(raw, next=np.concatenate(columns, 1), kind=kind)
+  return _reduce(
+    dataclasses.replace(raw, next=np.concatenate(columns, 1), kind=kind)
+  )

@@ -56,6 +56,10 @@ def _flatten(value, prefix: str, arrays: dict[str, np.ndarray]) -> Any:
       rest[field.name] = dataclasses.asdict(part)
     elif dataclasses.is_dataclass(part):
       rest[field.name] = _flatten(part, name + ".", arrays)
+    elif isinstance(part, tuple):
+      rest[field.name] = [
+        _flatten(each, f"{name}.{k}.", arrays) for k, each in enumerate(part)
+      ]
     elif field.metadata.get("static") or part is None:
       rest[field.name] = part
     else:
@@ -74,9 +78,14 @@ def _rebuild(kind: type, static: dict[str, Any], prefix: str, arrays) -> Any:
       info = static[field.name]
       info = {key: _tuples(part) for key, part in info.items()}
       values[field.name] = Info(**info)
-    elif isinstance(static[field.name], dict):
+    elif isinstance(part := static[field.name], dict):
       values[field.name] = _rebuild(
-        _inner(field.type), static[field.name], name + ".", arrays
+        _inner(field.type), part, name + ".", arrays
+      )
+    elif isinstance(part, list):
+      values[field.name] = tuple(
+        _rebuild(_inner(field.type), each, f"{name}.{k}.", arrays)
+        for k, each in enumerate(part)
       )
     else:
       values[field.name] = static[field.name]
@@ -84,7 +93,7 @@ def _rebuild(kind: type, static: dict[str, Any], prefix: str, arrays) -> Any:
 
 
 def _inner(annotation) -> type:
-  """The dataclass in `X | None`."""
+  """The dataclass in `X | None`, or in `tuple[X, ...]`."""
   (kind,) = (
     option
     for option in typing.get_args(annotation)
