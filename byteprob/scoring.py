@@ -4,9 +4,6 @@ A text's nodes do not depend on the model, so they are found first. Then the
 model is called on them, a chunk at a time, each node attending to its
 ancestors alone; a chunk's rows are reduced to the few numbers that the text
 needs of them before the next chunk begins. Many texts go side by side.
-
-The cache holds what later chunks attend to and no more: since the whole tree
-is known, a slot is free again as soon as its node has no descendants to come.
 """
 
 import dataclasses
@@ -20,6 +17,7 @@ import numpy as np
 
 from byteprob import covers, lemma, weights
 from byteprob.errors import PromptError
+from byteprob.plan import Chunk, Plan, Query, bucket, pad_texts, take
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
 
@@ -31,21 +29,6 @@ MAX_BATCH_BYTES = 2**13
 
 MAX_LOGITS = 2**26
 """Logits of one model call, for all texts."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Query:
-  """A text to score.
-
-  Attributes:
-    prefix: token ids before the text, at least one.
-    text: bytes of the working text.
-    start: state of the automaton where the text starts.
-  """
-
-  prefix: tuple[int, ...]
-  text: bytes
-  start: int
 
 
 class Score(NamedTuple):
@@ -101,7 +84,16 @@ def score(
   host_nodes, host_front, standing = jax.device_get(
     (nodes, front, _standing(tables, nodes, path))
   )
-  plan = _Plan(model, tables, queries, host_nodes, host_front, standing)
+  most = MAX_LOGITS // (model.vocab_size * len(queries))
+  plan = Plan(
+    tables,
+    queries,
+    host_nodes,
+    host_front,
+    standing,
+    most=min(max(most, 16), MAX_ROWS),
+    context_length=model.context_length,
+  )
   cache = model.init_cache(len(queries), plan.slots)
   sums = _nothing(
     tables,
@@ -110,7 +102,7 @@ def score(
     trust_model,
     keep_rows,
   )
-  text, length = _texts(queries)
+  text, length = pad_texts(queries)
   for chunk in range(plan.chunks):
     cache, sums = _call(
       model.extend,
@@ -122,13 +114,11 @@ def score(
       text,
       length,
     )
-  read_ = jax.device_get(
-    _weigh(tables, nodes, path, length, plan.offset, sums, trust_model)
-  )
+  read_ = jax.device_get(_weigh(tables, nodes, path, length, plan.offset, sums))
   sums = jax.device_get(sums._replace(follow=None))
   scores = []
   for k, query in enumerate(queries):
-    one = _take((read_, sums, host_nodes, host_front), k)
+    one = take((read_, sums, host_nodes, host_front), k)
     scores.append(_score(query, int(plan.offset[k]), *one, trust_model))
   return scores
 
@@ -157,7 +147,7 @@ def read(
   tables: Tables, queries: Sequence[Query]
 ) -> tuple[covers.Nodes, covers.Front, covers.Path]:
   """The nodes of texts, with as much room as they turn out to need."""
-  text, length = _texts(queries)
+  text, length = pad_texts(queries)
   start = np.array([query.start for query in queries], np.int32)
   size = text.shape[1]
   capacity = covers.Capacity(
@@ -178,7 +168,7 @@ def read(
 
 def nodes(tables: Tables, query: Query) -> covers.Nodes:
   """The nodes of one text, on the host, without padding."""
-  found = _take(jax.device_get(read(tables, [query])[0]), 0)
+  found = take(jax.device_get(read(tables, [query])[0]), 0)
   return _cut_nodes(found)
 
 
@@ -219,55 +209,6 @@ def _standing(tables, nodes, path):
 _read = jax.jit(covers.read, static_argnames=("capacity",))
 
 
-def bucket(count: int) -> int:
-  """The padded size: powers of two, then steps of an eighth of one."""
-  power = 1 << max(count - 1, 15).bit_length()
-  if power <= 128:
-    return power
-  step = power // 8
-  return -(-count // step) * step
-
-
-def _texts(queries):
-  """Texts as `uint8[B, n]`, padded, and their lengths."""
-  length = np.array([len(query.text) for query in queries], np.int32)
-  text = np.zeros((len(queries), bucket(int(length.max()))), np.uint8)
-  for row, query in zip(text, queries, strict=True):
-    row[: len(query.text)] = np.frombuffer(query.text, np.uint8)
-  return text, length
-
-
-def _take(tree, k):
-  return jax.tree.map(lambda leaf: leaf[k], tree)
-
-
-class _Chunk(NamedTuple):
-  """The inputs of one model call, `[B, R]` each but where it says.
-
-  Attributes:
-    first: `[]` number of the first row.
-    token: model ids.
-    position: rows before each on its path.
-    slot: where in the cache each goes.
-    attends: `[B, R, S]`.
-    standing: `[B, R, ...]` what decides on what may follow the node.
-    end: where the node ends; past the text for rows that are no nodes.
-    front_row: `[B, W]` row of each live start at the text's end, -1 if it is
-      in another chunk.
-    front_place: `[B, W]` its trie node.
-  """
-
-  first: np.ndarray
-  token: np.ndarray
-  position: np.ndarray
-  slot: np.ndarray
-  attends: np.ndarray
-  standing: covers.Standing
-  end: np.ndarray
-  front_row: np.ndarray
-  front_place: np.ndarray
-
-
 class _Sums(NamedTuple):
   """What is kept of all rows `[B, N', ...]`, and of the text's end.
 
@@ -304,7 +245,7 @@ def _nothing(tables, rows, front, trust_model, keep_rows):
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "sums"))
-def _call(extend, tables, params, cache, sums, chunk, text, length):
+def _call(extend, tables, params, cache, sums, chunk: Chunk, text, length):
   """One model call, and what the texts need of its rows."""
   logits, cache = extend(
     params, cache, chunk.token, chunk.position, chunk.slot, chunk.attends
@@ -351,151 +292,11 @@ def _call(extend, tables, params, cache, sums, chunk, text, length):
   )
 
 
-@functools.partial(jax.jit, static_argnames="trust_model")
-def _weigh(tables, nodes, path, length, offset, sums, trust_model):
+@jax.jit
+def _weigh(tables, nodes, path, length, offset, sums):
   """`weights.weigh` of all texts."""
-  del trust_model
   weigh = functools.partial(weights.weigh, tables)
-  return jax.vmap(weigh)(
-    nodes, path, length, offset, sums.follow, sums.allowed
-  )
-
-
-class _Tree:
-  """The rows of one text: its prefix, then its nodes but the root."""
-
-  def __init__(
-    self,
-    query: Query,
-    tables: Tables,
-    nodes: covers.Nodes,
-    standing: covers.Standing,
-  ):
-    count, prefix = int(nodes.count) - 1, len(query.prefix)
-    self.offset = prefix - 1
-    own = slice(1, 1 + count)
-    ids = np.asarray(tables.token_id)[nodes.token[own]]
-    self.token = np.concatenate([np.array(query.prefix, np.int32), ids])
-    self.parent = np.concatenate(
-      [np.arange(-1, prefix - 1), self.offset + nodes.parent[own]]
-    ).tolist()
-    self.position = np.concatenate(
-      [np.arange(prefix), self.offset + nodes.depth[own]]
-    )
-    # A row of the prefix is no node, but for the last: the root.
-    self.end = np.concatenate(
-      [np.full(self.offset, len(query.text)), nodes.end[: count + 1]]
-    )
-
-    def by_row(leaf):
-      leaf = leaf[: count + 1]
-      none = np.full((self.offset, *leaf.shape[1:]), lemma.NONE, leaf.dtype)
-      return np.concatenate([none, leaf])
-
-    self.standing = jax.tree.map(by_row, standing)
-
-  def allot(self, rows: int) -> tuple[list[int], int]:
-    """Slots of all rows, in chunks of `rows`, and how many there must be."""
-    size = len(self.token)
-    needed = [at // rows for at in range(size)]
-    for at in range(size - 1, 0, -1):
-      up = self.parent[at]
-      needed[up] = max(needed[up], needed[at])
-    slots, free, used = [], [], 0
-    ending: dict[int, list[int]] = {}
-    for at in range(size):
-      if at % rows == 0:
-        free += ending.pop(at // rows - 1, [])
-      if free:
-        slots.append(free.pop())
-      else:
-        slots.append(used)
-        used += 1
-      ending.setdefault(needed[at], []).append(slots[-1])
-    return slots, used
-
-
-class _Plan:
-  """Which rows go to the model when, and where in the cache."""
-
-  def __init__(self, model, tables, queries, nodes, front, standing):
-    self.front = front
-    self.trees = [
-      _Tree(query, tables, *_take((nodes, standing), k))
-      for k, query in enumerate(queries)
-    ]
-    for tree, query in zip(self.trees, queries, strict=True):
-      if (longest := int(tree.position.max()) + 1) > model.context_length:
-        raise PromptError(
-          f"The text needs {longest} tokens ({len(query.text)} bytes after"
-          f" {len(query.prefix)} tokens) and the model's context has"
-          f" {model.context_length}; shorten it."
-        )
-    self.offset = np.array([tree.offset for tree in self.trees], np.int32)
-    size = max(len(tree.token) for tree in self.trees)
-    most = MAX_LOGITS // (model.vocab_size * len(queries))
-    most = min(max(most, 16), MAX_ROWS)
-    self.chunks = -(-size // most)
-    self.rows = min(bucket(-(-size // self.chunks)), most)
-    self.chunks = -(-size // self.rows)
-    allotted = [tree.allot(self.rows) for tree in self.trees]
-    self.slot_of = [slots for slots, _ in allotted]
-    used = max(self.rows, *(used for _, used in allotted))
-    self.slots = used if self.chunks == 1 else bucket(used)
-
-  def chunk(self, number: int) -> _Chunk:
-    """The inputs of a model call."""
-    first = number * self.rows
-    parts = [
-      self._rows(tree, slots, first)
-      for tree, slots in zip(self.trees, self.slot_of, strict=True)
-    ]
-    token, position, slot, attends, standing, end = jax.tree.map(
-      lambda *leaves: np.stack(leaves), *parts
-    )
-    node, place = np.asarray(self.front.node), np.asarray(self.front.place)
-    row = node + self.offset[:, None] - first
-    here = (node >= 0) & (row >= 0) & (row < self.rows)
-    return _Chunk(
-      first=np.int32(first),
-      token=token,
-      position=position,
-      slot=slot,
-      attends=attends,
-      standing=standing,
-      end=end,
-      front_row=np.where(here, row, lemma.NONE).astype(np.int32),
-      front_place=np.where(here, place, 0).astype(np.int32),
-    )
-
-  def _rows(self, tree: _Tree, slots: list[int], first: int):
-    own = slice(first, first + self.rows)
-    count = len(tree.token[own])
-
-    def pad(values, fill):
-      shape = (self.rows, *np.shape(values)[1:])
-      padded = np.full(shape, fill, np.int32)
-      padded[:count] = values
-      return padded
-
-    attends = np.zeros((self.rows, self.slots), bool)
-    for at in range(first, first + count):
-      up, row = tree.parent[at], attends[at - first]
-      if up >= first:
-        row[:] = attends[up - first]
-      else:
-        while up >= 0:
-          row[slots[up]] = True
-          up = tree.parent[up]
-      row[slots[at]] = True
-    return (
-      pad(tree.token[own], 0),
-      pad(tree.position[own], 0),
-      pad(np.array(slots[own], np.int32), self.slots),
-      attends,
-      jax.tree.map(lambda leaf: pad(leaf[own], lemma.NONE), tree.standing),
-      pad(tree.end[own], np.iinfo(np.int32).max),
-    )
+  return jax.vmap(weigh)(nodes, path, length, offset, sums.follow, sums.allowed)
 
 
 def _cut_nodes(nodes: covers.Nodes) -> covers.Nodes:

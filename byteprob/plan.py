@@ -1,0 +1,250 @@
+"""Host: which nodes go to the model in which call, and where in the cache.
+
+The whole tree of a text is known before the model is called, so the cache
+holds what later calls attend to and no more: a slot is free again as soon as
+its node has no descendants to come.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from byteprob import covers
+from byteprob.errors import PromptError
+from byteprob.rules.common import NONE
+from byteprob.tokenization.tables import Tables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Query:
+  """A text to score.
+
+  Attributes:
+    prefix: token ids before the text, at least one.
+    text: bytes of the working text.
+    start: state of the automaton where the text starts.
+  """
+
+  prefix: tuple[int, ...]
+  text: bytes
+  start: int
+
+
+def bucket(count: int) -> int:
+  """The padded size: powers of two, then steps of an eighth of one."""
+  power = 1 << max(count - 1, 15).bit_length()
+  if power <= 128:
+    return power
+  step = power // 8
+  return -(-count // step) * step
+
+
+def pad_texts(
+  queries: Sequence[Query],
+) -> tuple[UInt8[np.ndarray, "B n"], Int[np.ndarray, " B"]]:
+  """The texts, padded, and their lengths."""
+  length = np.array([len(query.text) for query in queries], np.int32)
+  text = np.zeros((len(queries), bucket(int(length.max()))), np.uint8)
+  for row, query in zip(text, queries, strict=True):
+    row[: len(query.text)] = np.frombuffer(query.text, np.uint8)
+  return text, length
+
+
+def take(tree: Any, k: int) -> Any:
+  """One element of a batch."""
+  return jax.tree.map(lambda leaf: leaf[k], tree)
+
+
+class Chunk(NamedTuple):
+  """The inputs of one model call, `[B, R]` each but where it says.
+
+  Attributes:
+    first: `[]` number of the first row.
+    token: model ids.
+    position: rows before each on its path.
+    slot: where in the cache each goes.
+    attends: `[B, R, S]`.
+    standing: `[B, R, ...]` what decides on what may follow the node.
+    end: where the node ends; past the text for rows that are no nodes.
+    front_row: `[B, W]` row of each live start at the text's end, -1 if it is
+      in another chunk.
+    front_place: `[B, W]` its trie node.
+  """
+
+  first: np.ndarray
+  token: np.ndarray
+  position: np.ndarray
+  slot: np.ndarray
+  attends: np.ndarray
+  standing: covers.Standing
+  end: np.ndarray
+  front_row: np.ndarray
+  front_place: np.ndarray
+
+
+class _Tree:
+  """The rows of one text: its prefix, then its nodes but the root."""
+
+  def __init__(
+    self,
+    query: Query,
+    tables: Tables,
+    nodes: covers.Nodes,
+    standing: covers.Standing,
+  ):
+    count, prefix = int(nodes.count) - 1, len(query.prefix)
+    self.offset = prefix - 1
+    own = slice(1, 1 + count)
+    ids = np.asarray(tables.token_id)[nodes.token[own]]
+    self.token = np.concatenate([np.array(query.prefix, np.int32), ids])
+    self.parent = np.concatenate(
+      [np.arange(-1, prefix - 1), self.offset + nodes.parent[own]]
+    ).tolist()
+    self.position = np.concatenate(
+      [np.arange(prefix), self.offset + nodes.depth[own]]
+    )
+    # A row of the prefix is no node, but for the last: the root.
+    self.end = np.concatenate(
+      [np.full(self.offset, len(query.text)), nodes.end[: count + 1]]
+    )
+
+    def by_row(leaf):
+      leaf = leaf[: count + 1]
+      none = np.full((self.offset, *leaf.shape[1:]), NONE, leaf.dtype)
+      return np.concatenate([none, leaf])
+
+    self.standing = jax.tree.map(by_row, standing)
+
+  def allot(self, rows: int) -> tuple[list[int], int]:
+    """Slots of all rows, in chunks of `rows`, and how many there must be."""
+    size = len(self.token)
+    needed = [at // rows for at in range(size)]
+    for at in range(size - 1, 0, -1):
+      up = self.parent[at]
+      needed[up] = max(needed[up], needed[at])
+    slots, free, used = [], [], 0
+    ending: dict[int, list[int]] = {}
+    for at in range(size):
+      if at % rows == 0:
+        free += ending.pop(at // rows - 1, [])
+      if free:
+        slots.append(free.pop())
+      else:
+        slots.append(used)
+        used += 1
+      ending.setdefault(needed[at], []).append(slots[-1])
+    return slots, used
+
+
+class Plan:
+  """Which rows go to the model when, and where in the cache.
+
+  Attributes:
+    offset: `int32[B]` row of each text's root.
+    chunks: number of model calls.
+    rows: rows of each call, for one text.
+    slots: of the cache, for one text.
+  """
+
+  def __init__(
+    self,
+    tables: Tables,
+    queries: Sequence[Query],
+    nodes: covers.Nodes,
+    front: covers.Front,
+    standing: covers.Standing,
+    *,
+    most: int,
+    context_length: int,
+  ):
+    """Plans the calls.
+
+    Args:
+      tables: the tokenizer.
+      queries: the texts.
+      nodes, front, standing: of each text, on the host.
+      most: rows of one call, for one text, at most.
+      context_length: see `Model`.
+
+    Raises:
+      PromptError: a text is longer than the context.
+    """
+    self.front = front
+    self.trees = [
+      _Tree(query, tables, *take((nodes, standing), k))
+      for k, query in enumerate(queries)
+    ]
+    for tree, query in zip(self.trees, queries, strict=True):
+      if (longest := int(tree.position.max()) + 1) > context_length:
+        raise PromptError(
+          f"The text needs {longest} tokens ({len(query.text)} bytes after"
+          f" {len(query.prefix)} tokens) and the model's context has"
+          f" {context_length}; shorten it."
+        )
+    self.offset = np.array([tree.offset for tree in self.trees], np.int32)
+    size = max(len(tree.token) for tree in self.trees)
+    self.chunks = -(-size // most)
+    self.rows = min(bucket(-(-size // self.chunks)), most)
+    self.chunks = -(-size // self.rows)
+    allotted = [tree.allot(self.rows) for tree in self.trees]
+    self.slot_of = [slots for slots, _ in allotted]
+    used = max(self.rows, *(used for _, used in allotted))
+    self.slots = used if self.chunks == 1 else bucket(used)
+
+  def chunk(self, number: int) -> Chunk:
+    """The inputs of a model call."""
+    first = number * self.rows
+    parts = [
+      self._rows(tree, slots, first)
+      for tree, slots in zip(self.trees, self.slot_of, strict=True)
+    ]
+    token, position, slot, attends, standing, end = jax.tree.map(
+      lambda *leaves: np.stack(leaves), *parts
+    )
+    node, place = np.asarray(self.front.node), np.asarray(self.front.place)
+    row = node + self.offset[:, None] - first
+    here = (node >= 0) & (row >= 0) & (row < self.rows)
+    return Chunk(
+      first=np.int32(first),
+      token=token,
+      position=position,
+      slot=slot,
+      attends=attends,
+      standing=standing,
+      end=end,
+      front_row=np.where(here, row, NONE).astype(np.int32),
+      front_place=np.where(here, place, 0).astype(np.int32),
+    )
+
+  def _rows(self, tree: _Tree, slots: list[int], first: int):
+    own = slice(first, first + self.rows)
+    count = len(tree.token[own])
+
+    def pad(values, fill):
+      shape = (self.rows, *np.shape(values)[1:])
+      padded = np.full(shape, fill, np.int32)
+      padded[:count] = values
+      return padded
+
+    attends = np.zeros((self.rows, self.slots), bool)
+    for at in range(first, first + count):
+      up, row = tree.parent[at], attends[at - first]
+      if up >= first:
+        row[:] = attends[up - first]
+      else:
+        while up >= 0:
+          row[slots[up]] = True
+          up = tree.parent[up]
+      row[slots[at]] = True
+    return (
+      pad(tree.token[own], 0),
+      pad(tree.position[own], 0),
+      pad(np.array(slots[own], np.int32), self.slots),
+      attends,
+      jax.tree.map(lambda leaf: pad(leaf[own], NONE), tree.standing),
+      pad(tree.end[own], np.iinfo(np.int32).max),
+    )
