@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 
 from byteprob import rules
 from byteprob.rules import common
-from byteprob.rules.common import NONE
+from byteprob.rules.common import NONE, child
 from byteprob.tokenization.tables import Tables
 
 ROOT = 0
@@ -111,7 +111,7 @@ def begin(
     depth=jnp.zeros((count,), jnp.int32),
     states=jnp.full((count, states), NONE, jnp.int32).at[0, 0].set(start),
     forms=jnp.full((count, len(forms)), forms, jnp.int32),
-    law=rules.of(tables).begin(tables, count),
+    law=rules.of(tables).begin(tables, count, states),
     count=jnp.int32(1),
   )
   front = Front(
@@ -191,24 +191,6 @@ def advance(
   )
 
 
-def child(
-  tables: Tables, place: Int[Array, " W"], byte: Int[Array, " #W"]
-) -> Int[Array, " W"]:
-  """The children of trie nodes by a byte, -1 where there is none."""
-  low = jnp.where(place == NONE, 0, tables.first_child[place])
-  stop = low + jnp.where(place == NONE, 0, tables.children[place])
-  high = stop
-  for _ in range(9):  # a node has at most 256 children
-    middle = (low + high) // 2
-    before = (low < high) & (tables.node_byte[middle] < byte)
-    low, high = (
-      jnp.where(before, middle + 1, low),
-      jnp.where(before, high, jnp.minimum(middle, high)),
-    )
-  found = (low < stop) & (tables.node_byte[low] == byte)
-  return jnp.where(found, low, NONE)
-
-
 def _candidates(tables, capacity, first, place):
   """Tokens that end at this byte, and the live start each began at.
 
@@ -220,9 +202,9 @@ def _candidates(tables, capacity, first, place):
   if tables.most_twins == 1:
     return first, jnp.where(first == NONE, NONE, lane), jnp.bool_(False)
   twin = jnp.arange(tables.most_twins, dtype=jnp.int32)[:, None]
-  more = (first != NONE) & (twin < tables.twins[place])
-  token = jnp.where(more, first + twin, NONE)
-  lanes = jnp.where(more, lane, NONE)
+  more = (first != NONE)[None] & (twin < tables.twins[place][None])
+  token = jnp.where(more, first[None] + twin, NONE)
+  lanes = jnp.where(more, lane[None], NONE)
   return _squeeze(more.ravel(), width, token.ravel(), lanes.ravel())
 
 

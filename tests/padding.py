@@ -116,7 +116,7 @@ def _pad(array, size: int, fill):
 
 def pad_if_small(tables: Tables) -> Tables:
   """Padded tables, or the tables themselves if they are of no shared size."""
-  if tables.forms:
+  if tables.forms or tables.rule != "bpe":
     return tables
   for sizes in (SMALL, LARGE):
     try:

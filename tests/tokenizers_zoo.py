@@ -1067,8 +1067,10 @@ def greedy_bytes():
     alphabet,
     [
       *(bytes([byte]) for byte in bytes_),
-      *("aa", "a ", "\u3000\u3001", "\u3001a", " \u3040", "\u3041\u3041\u3000"),
-      *(b"\xe3\x80", b"a\xe3", b"\x80\xe3\x80", b"\x81\x81", b"\x80a"),
+      *("aa", "a ", "\u3000\u3001", "\u3001a", "\u3041\u3041\u3000"),
+      *(b"\xe3\x80", b"a\xe3", b"\x80\xe3\x80", b"\x80a"),
+      # A character is never left after its second byte, `81`.
+      *(b"\x81\x80", b"\x81\x81"),
     ],
     "",
     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
@@ -1078,13 +1080,21 @@ def greedy_bytes():
   )
 
 
+def _log_probs(tokens: Sequence[str], ties: int | None, seed: int):
+  """Scores with which longer pieces are often worth it, in exact floats."""
+  rng = random.Random(seed)
+  steps = 4096 if ties is None else ties
+  unit = 3.0 / 4096 if ties is None else 1.0
+  return {token: -1 - unit * rng.randrange(steps) for token in tokens}
+
+
 def _unigrams(name: str, seed: int, ties: int | None) -> None:
   def build():
     """Unigram, no pre-tokenizer."""
     alphabet = ("a", "b", "c")
     rng = random.Random(seed)
     tokens = [*alphabet, *random_pieces(rng, alphabet, 14, 4)]
-    return unigram(alphabet, _scores(tokens, ties, seed), ahead=4, many=64)
+    return unigram(alphabet, _log_probs(tokens, ties, seed), ahead=4, many=64)
 
   build.__name__ = name
   _zoo(build)
@@ -1100,7 +1110,7 @@ def unigram_metaspace():
   """Unigram as T5 and XLM-R use it: words with the space before them."""
   return unigram(
     ("a", "b", " ", "\u00e9"),
-    _scores((*_SPACES, f"{SPACE}\u00e9", "b\u00e9"), 5, 2),
+    _log_probs((*_SPACES, f"{SPACE}\u00e9", "b\u00e9"), 5, 2),
     pre_tokenizers.Metaspace(prepend_scheme="always"),
     prefixed=True,
     ahead=3,
@@ -1116,7 +1126,7 @@ def unigram_lookahead():
   pieces = [*random_pieces(random.Random(8), alphabet, 12, 3), "  ", " a"]
   return unigram(
     alphabet,
-    _scores([*alphabet, *pieces], 4, 8),
+    _log_probs([*alphabet, *pieces], 4, 8),
     _split(r" ?[ab]+|\s+(?!\S)|\s+"),
     ahead=3,
     texts=("a  b", "aa \n\nb", "ab   aba", " \n "),
@@ -1129,7 +1139,7 @@ def unigram_fallback():
   """Unigram with byte fallback: a character apart breaks the path."""
   return unigram(
     ("a", "b", "\u00e9", "\u00e8"),
-    _scores(("a", "b", "\u00e9", "ab", "a\u00e9", "bab", "ba"), 3, 4),
+    _log_probs(("a", "b", "\u00e9", "ab", "a\u00e9", "bab", "ba"), 3, 4),
     fallback=True,
     texts=("\u00e8a\u00e9", "中ab", "\u00e9\u00e8\u00e8ba", "ab\u00e9"),
     many=32,
@@ -1141,7 +1151,7 @@ def sentencepiece_unigram():
   """A SentencePiece unigram model; a space before the text."""
   return sentencepiece_entry(
     ("a", "b", " ", "\u00e9"),
-    _scores((*_SPACES, f"{SPACE}\u00e9"), 4, 7),
+    _log_probs((*_SPACES, f"{SPACE}\u00e9"), 4, 7),
     prefix=True,
     kind=1,
     ahead=3,
@@ -1155,7 +1165,7 @@ def sentencepiece_unigram_fallback():
   """The same with byte fallback."""
   return sentencepiece_entry(
     ("a", "b", " ", "\n", "\u00e8"),
-    _scores(_SPACES, None, 5),
+    _log_probs(_SPACES, None, 5),
     fallback=True,
     kind=1,
     texts=("\na", "ab  a", "babab", "\u00e8"),

@@ -7,10 +7,10 @@ row of logits.
 
 import types
 
-from byteprob.rules import bpe
+from byteprob.rules import bpe, greedy, unigram
 from byteprob.tokenization.tables import Tables
 
-_RULES = {"bpe": bpe}
+_RULES = {"bpe": bpe, "greedy": greedy, "unigram": unigram}
 
 
 def of(tables: Tables) -> types.ModuleType:

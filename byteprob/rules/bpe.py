@@ -13,9 +13,9 @@ from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import BpeTables, Tables
 
 
-def begin(tables: Tables, nodes: int) -> tuple[()]:
+def begin(tables: Tables, nodes: int, states: int) -> tuple[()]:
   """What the law keeps of each node: nothing but its last token."""
-  del tables, nodes
+  del tables, nodes, states
   return ()
 
 

@@ -14,6 +14,24 @@ NONE = -1
 _CHUNK = 4096
 
 
+def child(
+  tables: Tables, place: Int[Array, "*W"], byte: Int[Array, "*#W"]
+) -> Int[Array, "*W"]:
+  """The children of trie nodes by a byte, -1 where there is none."""
+  low = jnp.where(place == NONE, 0, tables.first_child[place])
+  stop = low + jnp.where(place == NONE, 0, tables.children[place])
+  high = stop
+  for _ in range(9):  # a node has at most 256 children
+    middle = (low + high) // 2
+    before = (low < high) & (tables.node_byte[middle] < byte)
+    low, high = (
+      jnp.where(before, middle + 1, low),
+      jnp.where(before, high, jnp.minimum(middle, high)),
+    )
+  found = (low < stop) & (tables.node_byte[low] == byte)
+  return jnp.where(found, low, NONE)
+
+
 def step(
   tables: Tables, state: Int[Array, "..."], kind: Int[Array, "..."]
 ) -> Int[Array, "..."]:
@@ -49,24 +67,32 @@ def in_form(
 
 
 def distinct(
-  states: Int[Array, "W G"], size: int
-) -> tuple[Int[Array, "W H"], Bool[Array, ""]]:
+  states: Int[Array, "W G"], size: int, *rest: Int[Array, "W G"]
+) -> tuple[Array, ...]:
   """Different states of each row, in order, -1 after them.
 
+  Args:
+    states: -1 for none.
+    size: `H`, how many there is room for.
+    *rest: what belongs to each state; two are the same if all of it is.
+
   Returns:
-    The states, and whether there were more than `size`.
+    The states and the rest, `[W, H]` each, and whether there were more than
+    `size`.
   """
   count = states.shape[1]
   earlier = jnp.tril(jnp.ones((count, count), bool), -1)
-  same = states[:, :, None] == states[:, None, :]
-  keep = (states != NONE) & ~(same & earlier[None]).any(2)
+  same = jnp.broadcast_to(earlier, (len(states), count, count))
+  for part in (states, *rest):
+    same &= part[:, :, None] == part[:, None, :]
+  keep = (states != NONE) & ~same.any(2)
   rank = jnp.where(keep, jnp.cumsum(keep, 1) - 1, size)
   row = jnp.arange(len(states))[:, None]
   empty = jnp.full((len(states), size), NONE, states.dtype)
-  return (
-    empty.at[row, rank].set(states, mode="drop"),
-    (keep.sum(1) > size).any(),
-  )
+  moved = [
+    empty.at[row, rank].set(part, mode="drop") for part in (states, *rest)
+  ]
+  return *moved, (keep.sum(1) > size).any()
 
 
 def ways(

@@ -10,11 +10,13 @@ from byteprob.tokenization import (
   automaton,
   bpe,
   charclass,
+  greedy,
   levels,
   machine,
   nfc,
   regex,
   trie,
+  unigram,
   utf8,
 )
 from byteprob.tokenization.spec import SPACE, TokenizerSpec
@@ -24,6 +26,8 @@ from byteprob.tokenization.tables import (
   Info,
   Tables,
 )
+
+_LAWS = {"greedy": greedy, "unigram": unigram}
 
 
 def compile_tables(
@@ -58,6 +62,9 @@ def compile_tables(
     else:
       possible &= tree.reachable
 
+  elif spec.rule == "unigram":
+    possible &= unigram.whole(spec)
+
   added = [token.id for token in sorted(spec.added, key=_added_order)]
   possible[added] = False  # they are read whole
   strings = [
@@ -74,6 +81,8 @@ def compile_tables(
   if spec.rule == "bpe":
     law = bpe.PairLaw(tree, spec.merges)
     tokens = automaton.drop_dead_ends(tokens, law.allows)
+  else:
+    tokens = _LAWS[spec.rule].prepare(spec, tokens)
   forms = _forms(spec, possible, added) if spec.nfc else []
   return _assemble(
     spec, tokens, forms, tree, hypotheses, unspelled, key, utf8_mode
@@ -341,6 +350,12 @@ def _assemble(spec, tokens, forms, tree, hypotheses, unspelled, key, utf8_mode):
       for form in forms
     ),
     bpe=_bpe_tables(spec, tree, ids) if spec.rule == "bpe" else None,
+    greedy=greedy.compile_greedy(spec, ids, words, nodes, node_of)
+    if spec.rule == "greedy"
+    else None,
+    unigram=unigram.compile_unigram(spec, ids, words, nodes, node_of)
+    if spec.rule == "unigram"
+    else None,
     rule=spec.rule,
     start=tokens.starts[0],
     start_inside=tokens.starts[1],

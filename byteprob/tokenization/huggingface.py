@@ -234,6 +234,7 @@ class _Reader:
       "fallback": fallback,
       "special": special,
       "inside": inside,
+      "mark": (self._spell(mark) or b"") if inside is not None else b"",
       "added": tuple(self._added(added, tokens)),
       "vocabulary": vocabulary,
     }

@@ -77,6 +77,8 @@ class TokenizerSpec:
     scores: for "unigram", by id.
     inside: for "greedy": ids that stand anywhere but at the start of a piece,
       where the others stand; None if all stand everywhere.
+    mark: for "greedy": what the tokenizer's own vocabulary writes before the
+      tokens of `inside`.
     splits: the pre-tokenizer, coarsest first.
     added: non-special added tokens.
     special: text of every special token -> id.
@@ -100,6 +102,7 @@ class TokenizerSpec:
   ignore_merges: bool = False
   scores: np.ndarray | None = None
   inside: frozenset[int] | None = None
+  mark: bytes = b""
   splits: tuple[Split, ...] = ()
   added: tuple[Added, ...] = ()
   special: Mapping[str, int] = dataclasses.field(default_factory=dict)

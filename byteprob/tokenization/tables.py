@@ -7,8 +7,14 @@ import jax
 STATIC = {"static": True}
 """Marks the fields that functions are compiled for."""
 
-VERSION = 1
+VERSION = 2
 """Of the layout and meaning of the arrays; a part of the cache's key."""
+
+SCALE = 36
+"""Scores of pieces are counted in multiples of `2**-SCALE`."""
+
+LIMB = 30
+"""Bits of the low one of the two numbers that a score is kept in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +87,71 @@ class BpeTables:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GreedyTables:
+  """What a longer match forbids inside a piece; see `greedy.compile_greedy`.
+
+  A *pending* match is a trie node `v` and a type (whether it began inside a
+  piece), as the number `2 v + type`. `Y` tokens, `M` trie nodes, `R` runs,
+  `T` bytes of all tokens.
+
+  Attributes:
+    node: `int32[Y]` trie node of each token.
+    inside: `int32[Y]` its type.
+    begin: `int32[Y]`, spelled: `uint8[T]` its bytes.
+    open: `bool[2 M]` whether a longer token may still match.
+    link: `int32[2 M]` the next pending match of the same tokens, -1 for none.
+    run_of: `int32[2 M + 1]`, low, high: `int32[R]` runs of the tokens that
+      would complete a longer match of this or of the next ones, ascending.
+    runs: the largest number of runs of one.
+  """
+
+  node: jax.Array
+  inside: jax.Array
+  begin: jax.Array
+  spelled: jax.Array
+  open: jax.Array
+  link: jax.Array
+  run_of: jax.Array
+  low: jax.Array
+  high: jax.Array
+  runs: int = dataclasses.field(metadata=STATIC)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnigramTables:
+  """Scores, and what a better path forbids; see `unigram.compile_unigram`.
+
+  Scores are whole numbers of `2**-SCALE`, in two limbs: `high * 2**LIMB +
+  low`, `0 <= low < 2**LIMB`. `Y` tokens, `M` trie nodes, `T` suffixes, `E`
+  entries.
+
+  Attributes:
+    high, low: `int32[Y]` score of each token, 0 where it is no piece.
+    resets: `bool[Y]` a byte of a character without a piece: the path breaks.
+    depth: `int32[M]` bytes of each trie node.
+    suffix_of: `int32[Y]`, suffix: `int32[T]` trie node of a token without its
+      first `d` bytes, at `suffix_of + d - 1`; -1 if it begins no token.
+    entry_token, entry_node: `int32[E]` a token and the trie node of its first
+      bytes.
+    entry_high, entry_low: `int32[E]` the token may not stand where a path
+      that crosses into it up to there is better by more than this.
+  """
+
+  high: jax.Array
+  low: jax.Array
+  resets: jax.Array
+  depth: jax.Array
+  suffix_of: jax.Array
+  suffix: jax.Array
+  entry_token: jax.Array
+  entry_node: jax.Array
+  entry_high: jax.Array
+  entry_low: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FormTables:
   """A law of the texts in a normalization form, as an automaton over tokens.
 
@@ -122,7 +193,7 @@ class Tables:
     ends: `bool[Q]` whether the text may end here.
     end_ids: `int32[E]` model ids that mean the end of the text.
     forms: the laws of the normalization form, where the tokenizer has one.
-    bpe: for rule "bpe".
+    bpe, greedy, unigram: for the rule of this name, None for the others.
     rule: how pieces become tokens.
     start: state at the start of a text; `start_inside`: at the start of a
       later segment.
@@ -150,6 +221,8 @@ class Tables:
   end_ids: jax.Array
   forms: tuple[FormTables, ...]
   bpe: BpeTables | None
+  greedy: GreedyTables | None
+  unigram: UnigramTables | None
   rule: str = dataclasses.field(metadata=STATIC)
   start: int = dataclasses.field(metadata=STATIC)
   start_inside: int = dataclasses.field(metadata=STATIC)
