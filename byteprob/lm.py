@@ -206,7 +206,9 @@ class ByteLM:
       PromptError: there is none, since the text stops inside a character.
     """
     cut = self._cut(context)[-1]
-    return (*cut.query.prefix, *self._path(cut.query))
+    # Before nothing the tokenizer puts no space.
+    path = () if cut.empty else self._path(cut.query)
+    return (*cut.query.prefix, *path)
 
   def _score(self, queries, **kwargs) -> list[scoring.Score]:
     return scoring.score_many(

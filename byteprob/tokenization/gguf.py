@@ -91,9 +91,10 @@ def read(path: str | os.PathLike[str]) -> TokenizerSpec:
 def from_metadata(metadata: Mapping[str, Any]) -> TokenizerSpec:
   """The specification in a GGUF file's metadata."""
   model = metadata["tokenizer.ggml.model"]
-  tokens = metadata["tokenizer.ggml.tokens"]
-  kinds = metadata.get("tokenizer.ggml.token_type")
-  kinds = np.full(len(tokens), _NORMAL) if kinds is None else kinds
+  tokens = _strings(metadata, "tokens")
+  kinds = np.full(len(tokens), _NORMAL)
+  if "tokenizer.ggml.token_type" in metadata:
+    kinds = _numbers(metadata, "token_type")
   if len(kinds) != len(tokens):
     raise CheckpointError(
       f"The GGUF file has {len(tokens)} tokens and {len(kinds)} token types."
@@ -104,15 +105,15 @@ def from_metadata(metadata: Mapping[str, Any]) -> TokenizerSpec:
   }
   common = {
     "special": special,
-    "end": _ids(metadata, "eos", "eot"),
+    "end": _ids(metadata, len(tokens), "eos", "eot"),
   }
   if model == "gpt2":
     return _byte_level(metadata, tokens, kinds, common)
   if model == "llama":
-    start = _ids(metadata, "bos")
+    start = _ids(metadata, len(tokens), "bos")
     return pieces.bpe_from_scores(
       tokens,
-      np.asarray(metadata["tokenizer.ggml.scores"], np.float64),
+      _numbers(metadata, "scores").astype(np.float64),
       normal=kinds == _NORMAL,
       user_defined=kinds == _USER_DEFINED,
       byte=kinds == _BYTE,
@@ -128,7 +129,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> TokenizerSpec:
 
 def _byte_level(metadata, tokens, kinds, common) -> TokenizerSpec:
   name = metadata.get("tokenizer.ggml.pre", "(none)")
-  if name not in _PRE:
+  if not isinstance(name, str) or name not in _PRE:
     raise UnsupportedTokenizerError(
       f"The GGUF file names the pre-tokenizer {name!r}, which byteprob does"
       f" not know ({', '.join(sorted(_PRE))}); load the model from its"
@@ -147,17 +148,16 @@ def _byte_level(metadata, tokens, kinds, common) -> TokenizerSpec:
     else:
       spelled.append(None)
   ids = {token: id_ for id_, token in enumerate(tokens)}
+  merges = _strings(metadata, "merges")
   try:
     pairs = [
       (ids[left], ids[right], ids[left + right])
-      for left, right in (
-        merge.split(" ") for merge in metadata["tokenizer.ggml.merges"]
-      )
+      for left, right in (merge.split(" ") for merge in merges)
     ]
-  except ValueError as error:
-    raise CheckpointError(f"The GGUF file's merges are broken: {error}.") from (
-      error
-    )
+  except (KeyError, ValueError) as error:
+    raise CheckpointError(
+      f"The GGUF file's merges are broken: {error}; fetch it again."
+    ) from error
   columns = np.array(pairs, np.int64).reshape(-1, 3).T
   adds_start = metadata.get("tokenizer.ggml.add_bos_token", ignore_merges)
   return TokenizerSpec(
@@ -174,12 +174,39 @@ def _byte_level(metadata, tokens, kinds, common) -> TokenizerSpec:
     splits=splits,
     nfc=nfc,
     added=tuple(added),
-    start=_ids(metadata, "bos") if adds_start else (),
+    start=_ids(metadata, len(tokens), "bos") if adds_start else (),
     **common,
   )
 
 
-def _ids(metadata, *names: str) -> tuple[int, ...]:
+def _strings(metadata, name: str) -> list[str]:
+  """A list of strings."""
+  found = metadata[f"tokenizer.ggml.{name}"]
+  if not isinstance(found, list):
+    raise CheckpointError(
+      f"The GGUF file's tokenizer.ggml.{name} are not strings; fetch it again."
+    )
+  return found
+
+
+def _numbers(metadata, name: str) -> np.ndarray:
+  """An array of numbers."""
+  found = metadata[f"tokenizer.ggml.{name}"]
+  if not isinstance(found, np.ndarray):
+    raise CheckpointError(
+      f"The GGUF file's tokenizer.ggml.{name} are not numbers; fetch it again."
+    )
+  return found
+
+
+def _ids(metadata, size: int, *names: str) -> tuple[int, ...]:
   """Ids of the tokens of these names, each once."""
-  found = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names]
-  return tuple(dict.fromkeys(int(id_) for id_ in found if id_ is not None))
+  keys = [f"tokenizer.ggml.{name}_token_id" for name in names]
+  found = {key: metadata[key] for key in keys if key in metadata}
+  for key, id_ in found.items():
+    if not isinstance(id_, int) or not 0 <= id_ < size:
+      raise CheckpointError(
+        f"The GGUF file's {key} is {id_!r}, not one of its {size} tokens;"
+        " fetch it again."
+      )
+  return tuple(dict.fromkeys(found.values()))

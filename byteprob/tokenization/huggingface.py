@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from byteprob.errors import CheckpointError, UnsupportedTokenizerError
+from byteprob.errors import (
+  ByteprobError,
+  CheckpointError,
+  UnsupportedTokenizerError,
+)
 from byteprob.tokenization import bpe, charclass
 from byteprob.tokenization.spec import (
   GPT2_SPLIT,
@@ -44,7 +48,10 @@ def read(path: str | os.PathLike[str]) -> TokenizerSpec:
   data = _json(path)
   try:
     return from_json(data, configs=_configs(path.parent))
-  except (KeyError, TypeError, AttributeError, IndexError) as error:
+  except ByteprobError:
+    raise
+  # What is not there, or of another type than it should be.
+  except (LookupError, TypeError, AttributeError, ValueError) as error:
     raise CheckpointError(
       f"{path} is not a tokenizer that the tokenizers library wrote:"
       f" {type(error).__name__} {error}."
