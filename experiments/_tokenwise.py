@@ -1,0 +1,144 @@
+"""Host: what a model says when it is prompted with tokens, as is usual.
+
+The prompt is encoded, the model is run on its tokens, and the next byte is
+the first byte of the next token. That is biased wherever the tokenizer would
+not have ended a token at the prompt's end: here it is what the exact
+distribution is compared with.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from byteprob import lm as lm_lib
+from byteprob.plan import bucket
+from byteprob.tokenization import Tables
+from byteprob.types import EOS
+
+
+class Spelling:
+  """The bytes of tokens, by their model ids."""
+
+  def __init__(self, tables: Tables):
+    names = ("low", "high", "first_child", "children", "node_byte")
+    self._trie = {n: np.asarray(getattr(tables, n)) for n in names}
+    self._length = np.asarray(tables.length)
+    self._ids = np.asarray(tables.token_id)
+    self._place = {int(t): k for k, t in enumerate(self._ids)}
+
+  def bytes_of(self, token: int) -> bytes | None:
+    """A token's bytes; None if it is special, or spells nothing."""
+    place = self._place.get(token)
+    if place is None:
+      return None
+    trie, node, found = self._trie, 0, bytearray()
+    while len(found) < self._length[place]:
+      first = trie["first_child"][node]
+      lows = trie["low"][first : first + trie["children"][node]]
+      # Children divide the sorted vocabulary in order.
+      node = first + np.searchsorted(lows, place, side="right") - 1
+      found.append(trie["node_byte"][node])
+    return bytes(found)
+
+  def first_bytes(self) -> tuple[np.ndarray, np.ndarray]:
+    """Model ids of the tokens that spell bytes, and each one's first byte."""
+    trie = self._trie
+    first = trie["first_child"][0]
+    nodes = range(first, first + trie["children"][0])
+    byte = np.zeros(len(self._ids), np.int64)
+    for node in nodes:
+      byte[trie["low"][node] : trie["high"][node]] = trie["node_byte"][node]
+    return self._ids, byte
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnames="cache")
+def _extend(extend, params, cache, tokens, first, count):
+  """Logits after `count` tokens that go behind `first` others: `[V]`."""
+  slots = cache["positions"].shape[1]
+  row = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+  position = (first + row)[None]
+  slot = jnp.where(row < count, first + row, slots)[None]
+  attends = jnp.arange(slots)[None, None] <= position[:, :, None]
+  logits, cache = extend(params, cache, tokens, position, slot, attends)
+  return logits[0, count - 1].astype(jnp.float32), cache
+
+
+class TokenPrompted:
+  """A model after a prompt's tokens.
+
+  Attributes:
+    ids: the prompt's tokens.
+  """
+
+  def __init__(self, lm: lm_lib.ByteLM, ids: Sequence[int], room: int):
+    """Runs the model on a prompt.
+
+    Args:
+      lm: the model and its tokenizer.
+      ids: token ids, those that the tokenizer starts with included.
+      room: how many tokens `greedy` may add.
+    """
+    self.ids = tuple(ids)
+    self._lm = lm
+    self._spelling = Spelling(lm.tables)
+    self._ends = set(np.asarray(lm.tables.end_ids).tolist())
+    most = lm.model.context_length
+    self._slots = min(bucket(len(self.ids) + room), most)
+    self._cache = lm.model.init_cache(1, self._slots)
+    size = min(bucket(len(self.ids)), self._slots)
+    self._logits = self._call(self.ids, 0, size)
+
+  def _call(self, ids, first, size):
+    tokens = np.zeros((1, size), np.int32)
+    tokens[0, : len(ids)] = ids
+    model = self._lm.model
+    logits, self._cache = _extend(
+      model.extend,
+      model.params,
+      self._cache,
+      tokens,
+      np.int32(first),
+      np.int32(len(ids)),
+    )
+    return np.asarray(logits, np.float64)
+
+  def next_byte(self) -> Float[np.ndarray, "257"]:
+    """Probabilities of the next token's first byte; 256: the end.
+
+    They add up to less than 1 by what special tokens get.
+    """
+    logits = self._logits
+    share = np.exp(logits - logits.max())
+    share /= share.sum()
+    ids, byte = self._spelling.first_bytes()
+    found = np.bincount(byte, share[ids], minlength=257)
+    found[EOS] = sum(share[sorted(self._ends)])
+    return found
+
+  def greedy(self, max_bytes: int) -> list[bytes]:
+    """The most probable token, again and again.
+
+    Ends where `max_bytes` are reached, the text ends, a special token comes,
+    or the room is used up.
+    """
+    found: list[bytes] = []
+    logits, used = self._logits, len(self.ids)
+    while sum(map(len, found)) < max_bytes:
+      token = int(logits.argmax())
+      spelled = self._spelling.bytes_of(token)
+      if token in self._ends or spelled is None:
+        break
+      found.append(spelled)
+      if used == self._slots:
+        break
+      logits = self._call((token,), used, 1)
+      used += 1
+    return found
+
+  def spelled(self, ids: Sequence[int]) -> list[bytes]:
+    """The bytes of tokens, without those that spell nothing."""
+    return [s for s in map(self._spelling.bytes_of, ids) if s is not None]
