@@ -16,17 +16,7 @@ from byteprob.errors import CheckpointError, PromptError
 from byteprob.tokenization import load_tables
 
 EOS = 256
-NAMES = (
-  "gpt2",
-  "llama3",
-  "gemma",
-  "composed",
-  "newline_runs",
-  "llama2",
-  "prefix_space",
-  "metaspace_first",
-)
-FEW = ("gpt2", "gemma", "llama2", "prefix_space", "composed")
+NAMES = ("gpt2", "llama2", "prefix_space", "composed")
 BATCH = 16
 
 
@@ -36,7 +26,7 @@ def in_batches(call, *columns):
   found = []
   for first in range(0, len(rows), BATCH):
     part = rows[first : first + BATCH]
-    filled = part + part[:1] * (BATCH - len(part))
+    filled = part + part[-1:] * (BATCH - len(part))
     found += call(*map(list, zip(*filled, strict=True)))[: len(part)]
   return found
 
@@ -86,7 +76,7 @@ def test_next_byte_is_the_brute_forces_and_sums_to_one(name):
     assert abs(np.logaddexp.reduce(row.astype(np.float64))) < 1e-5
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", NAMES)
 def test_bytes_are_the_brute_forces(name):
   one = make_bench(name)
   texts = [text for text in users(one) if text]
@@ -96,7 +86,7 @@ def test_bytes_are_the_brute_forces(name):
     close(row, wanted_each(one, text), 2e-5)
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_chain_rule_holds_wherever_a_text_is_cut(name):
   one = make_bench(name)
   model = one.byte_lm()
@@ -116,7 +106,7 @@ def test_the_chain_rule_holds_wherever_a_text_is_cut(name):
     np.testing.assert_allclose(following[rest[0]], row[0], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", NAMES)
 def test_covers_are_the_brute_forces_and_add_up(name):
   one = make_bench(name)
   model = one.byte_lm()
@@ -139,7 +129,7 @@ def test_nothing_is_covered_by_nothing():
   assert make_bench("gpt2").byte_lm().covers(b"") == [((), 0.0)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "gemma", "metaspace_first"])
 def test_encode_is_the_tokenizers_own(name):
   one = make_bench(name)
   model = one.byte_lm()
