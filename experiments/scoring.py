@@ -1,0 +1,198 @@
+"""Device: how fast whole texts are scored, beside a plain forward.
+
+  python -m experiments.scoring --output=scoring.json
+
+Both are timed in one process, same model, float32, medians after a warm-up,
+in turns, so that other work on the machine meets both. The plain forward gives
+the log-prob of every token of the tokenizer's own encoding; the exact scores
+are those of every byte, over all nodes. The parts of the latter are timed in
+runs of their own, each part waited for, so that they need not add up.
+"""
+
+import contextlib
+import functools
+import inspect
+import json.decoder
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+import byteprob
+from byteprob import scoring
+from byteprob.models import decoder
+from experiments import _runtime
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", "configs/scoring.py", "What to do.", lock_config=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Write the results here.")
+
+PARTS = ("read", "_call", "_weigh")
+"""Functions of `byteprob.scoring`: the nodes, model and lemma, the sums."""
+
+
+def source(name: str) -> bytes:
+  """A long ASCII text: `english` (Python's help topics) or `code`."""
+  if name == "english":
+    from pydoc_data import topics
+
+    text = "\n".join(topics.topics[key] for key in sorted(topics.topics))
+  elif name == "code":
+    import argparse
+
+    text = inspect.getsource(json.decoder) + inspect.getsource(argparse)
+  else:
+    raise byteprob.ByteprobError(
+      f"there is no text {name!r}: name english or code"
+    )
+  return text.encode("ascii", "ignore")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def plain(config, params, tokens):
+  """Log-prob of each token after the first, `[B, T - 1]`."""
+  logits = decoder.forward(config, params, tokens)[:, :-1]
+  logs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return jnp.take_along_axis(logs, tokens[:, 1:, None], axis=2)[..., 0]
+
+
+def in_turns(jobs: dict[str, Callable[[], Any]], repeats: int):
+  """Median seconds of each job; the first run of each is not counted."""
+  seconds: dict[str, list[float]] = {name: [] for name in jobs}
+  for _ in range(repeats + 1):
+    for name, job in jobs.items():
+      begun = time.perf_counter()
+      jax.block_until_ready(job())
+      seconds[name].append(time.perf_counter() - begun)
+  return {k: statistics.median(v[1:]) for k, v in seconds.items()}
+
+
+@contextlib.contextmanager
+def parts_timed() -> Iterator[dict[str, list[float]]]:
+  """Times `PARTS` while it is open, waiting for each."""
+  seconds: dict[str, list[float]] = {name: [] for name in PARTS}
+  before = {name: getattr(scoring, name) for name in PARTS}
+
+  def timed(name):
+    def call(*args, **kwargs):
+      begun = time.perf_counter()
+      result = jax.block_until_ready(before[name](*args, **kwargs))
+      seconds[name].append(time.perf_counter() - begun)
+      return result
+
+    return call
+
+  for name in PARTS:
+    setattr(scoring, name, timed(name))
+  try:
+    yield seconds
+  finally:
+    for name, function in before.items():
+      setattr(scoring, name, function)
+
+
+def measure(
+  lm: byteprob.ByteLM, texts: list[bytes], repeats: int
+) -> dict[str, Any]:
+  """Times texts of one length, side by side."""
+  config = lm.model.extend.args[0]
+  encoded = [lm.encode(text) for text in texts]
+  nodes = [len(byteprob.nodes(lm.tables, text)) - 1 for text in texts]
+
+  def rows(count):
+    tokens = np.zeros((len(texts), count), np.int32)
+    for row, ids in zip(tokens, encoded, strict=True):
+      row[: len(ids)] = ids[:count]
+    return tokens
+
+  tokens = rows(max(map(len, encoded)))
+  # The same number of rows as there are nodes: what the model alone takes.
+  as_many = rows(min(max(nodes) + 1, lm.model.context_length))
+  params = lm.model.params
+  seconds = in_turns(
+    {
+      "plain": lambda: plain(config, params, tokens),
+      "exact": lambda: lm.byte_logprobs_batch(texts),
+      "as_many_rows": lambda: plain(config, params, as_many),
+    },
+    repeats,
+  )
+  with parts_timed() as parts:
+    for _ in range(repeats):
+      lm.byte_logprobs_batch(texts)
+  size = sum(map(len, texts))
+  return {
+    "bytes": size,
+    "tokens": sum(map(len, encoded)),
+    "nodes": sum(nodes),
+    "nodes_per_byte": sum(nodes) / size,
+    "plain_bytes_per_s": size / seconds["plain"],
+    "exact_bytes_per_s": size / seconds["exact"],
+    "ratio": seconds["plain"] / seconds["exact"],
+    # Rows over the context's length are left out: then it is no bound.
+    "bound": seconds["plain"] / seconds["as_many_rows"]
+    if max(nodes) < lm.model.context_length
+    else None,
+    "seconds": seconds,
+    # A text has several calls where its nodes are many.
+    "part_seconds": {k: sum(v) / repeats for k, v in parts.items()},
+  }
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  logging.set_verbosity(logging.WARNING)
+  try:
+    run()
+  except (byteprob.ByteprobError, OSError) as error:
+    sys.exit(f"error: {error}")
+
+
+def run() -> None:
+  """Does what the configuration says."""
+  config = _CONFIG.value
+  sources = {name: source(name) for name in config.texts}
+  lm = byteprob.load(config.model)
+  cases = [
+    (name, size, batch)
+    for name in config.texts
+    for size in config.sizes
+    for batch in config.batches
+  ]
+  rows = []
+  with _runtime.progress(len(cases), unit="case") as bar:
+    for name, size, batch in cases:
+      step = (len(sources[name]) - size) // batch
+      texts = [sources[name][k * step :][:size] for k in range(batch)]
+      found = measure(lm, texts, config.repeats)
+      rows.append({"text": name, "size": size, "batch": batch, **found})
+      bound = found["bound"]
+      print(
+        f"{name:8}{size:6} bytes x {batch}: {found['plain_bytes_per_s']:9.0f}"
+        f" plain, {found['exact_bytes_per_s']:9.0f} exact bytes/s, ratio"
+        f" {found['ratio']:.3f} (bound"
+        f" {'-' if bound is None else format(bound, '.3f')}),"
+        f" {found['nodes_per_byte']:.3f} nodes a byte",
+        flush=True,
+      )
+      bar.advance(f"ratio {found['ratio']:.3f}")
+  if _OUTPUT.value:
+    model = pathlib.Path(config.model).name
+    _runtime.write_json(
+      pathlib.Path(_OUTPUT.value),
+      {"model": model, "cases": rows, "environment": _runtime.environment()},
+    )
+
+
+if __name__ == "__main__":
+  app.run(main)
