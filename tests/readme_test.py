@@ -1,0 +1,96 @@
+"""Host: the README's commands and its code do what it says."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+SETUP = "python3 -m venv .venv && .venv/bin/pip install -q -e "
+
+
+def blocks(language: str) -> list[str]:
+  """The code blocks in a language."""
+  return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+  """Every line of the shell blocks, and of the tables of results."""
+  lines = [line for block in blocks("sh") for line in block.splitlines()]
+  lines += re.findall(r"`(python -m [^`]*)`", README)
+  return list(dict.fromkeys(line for line in lines if line))
+
+
+def installing() -> list[str]:
+  """The commands that begin on a machine with nothing but Python."""
+  return [line for line in commands() if line.startswith(SETUP)]
+
+
+# What makes a long run short. The command itself is the README's.
+SHORT = {
+  "experiments.tables": ["--tokenizers=stdlib-bpe", "--repeats=1"],
+  "experiments.scoring": ["--models=stdlib-bpe", "--repeats=1"],
+}
+
+
+def ours(line: str) -> list[str]:
+  """A command, run by this Python."""
+  words = shlex.split(line)
+  assert words[:2] == ["python", "-m"], line
+  short = [] if "--help" in words else SHORT.get(words[2], [])
+  return [sys.executable, *words[1:], *short]
+
+
+def run(words: list[str], cwd: pathlib.Path) -> str:
+  """Runs a command with the repository on the path, away from its results."""
+  done = subprocess.run(
+    words, cwd=cwd, capture_output=True, text=True, timeout=900
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return done.stdout
+
+
+def test_one_command_installs_and_runs_and_one_tests():
+  first, second = installing()
+  assert first.endswith(". && .venv/bin/python -m experiments.next_byte")
+  script = (ROOT / ".ci" / "run").read_text().splitlines()
+  assert script[-1] == second
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    pytest.param(
+      line,
+      marks=pytest.mark.download if "smollm2" in line or "gemma" in line else (),
+    )
+    for line in commands()
+    if not line.startswith(SETUP)
+  ],
+)
+def test_commands_run(line):
+  assert run(ours(line), ROOT)
+
+
+def test_what_the_first_command_prints_is_what_the_readme_shows():
+  printed = run([sys.executable, "-m", "experiments.next_byte"], ROOT)
+  (shown,) = [text for text in blocks("text") if "next byte" in text]
+  # Digits may differ in the last place from machine to machine.
+  number = re.compile(r"-?\d+\.\d+(e-?\d+)?%?")
+  assert number.sub("#", shown).split() == number.sub("#", printed).split()
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_code_runs(code):
+  exec(compile(code, "README.md", "exec"), {})
+
+
+def test_links_and_figures_are_there():
+  for target in re.findall(r"\]\(([^)#]+)\)", README):
+    if not target.startswith("http"):
+      assert (ROOT / target).is_file(), target
