@@ -11,6 +11,7 @@ Source: the Byte-Token Representation Lemma (arXiv 2410.09303); the mask of a
 row in one pass over its forbidden runs is ours.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,9 @@ from byteprob.tokenization.tables import Tables
 
 BLOCK = 128
 """Tokens that are summed up once for all intervals that hold them all."""
+
+_FEW = 8
+"""Rows that are treated at a time on a CPU."""
 
 _LANES = 256
 """Children that are treated at a time."""
@@ -63,16 +67,38 @@ def rows(
     trust_model: skip the mask and the renormalization: tokens that may not
       stand keep their probability (the paper's fast mode).
   """
-  logits = logits.astype(jnp.float32)
+  whole = functools.partial(_rows, tables, trust_model=trust_model)
+  inputs = logits.astype(jnp.float32), standing
+  count = len(logits)
+  if count <= _FEW or count % _FEW:
+    return whole(*inputs)
+
+  def in_parts(*inputs):
+    parts = jax.tree.map(
+      lambda leaf: leaf.reshape(count // _FEW, _FEW, *leaf.shape[1:]), inputs
+    )
+    found = jax.lax.map(lambda part: whole(*part), parts)
+    return jax.tree.map(
+      lambda leaf: leaf.reshape(count, *leaf.shape[2:]), found
+    )
+
+  # A CPU is faster on what its caches hold, an accelerator on all at once.
+  return jax.lax.platform_dependent(*inputs, cpu=in_parts, default=whole)
+
+
+def _rows(tables, logits, standing, *, trust_model):
+  """`rows`, all at once."""
   everything = _logsumexp(logits, 1)
   if trust_model:
     allowed = jnp.ones((1, len(tables.token_id)), bool)
     may_end = jnp.ones(len(logits), bool)
   else:
     allowed, may_end = mask(tables, standing)
-  size = allowed.shape[1]
-  token = jnp.where(allowed, logits[:, tables.token_id], -jnp.inf)
-  token = jnp.pad(token, ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf)
+  # Padding after the gather would keep XLA from reading it once.
+  rest = -allowed.shape[1] % BLOCK
+  allowed = jnp.pad(allowed, ((0, 0), (0, rest)))
+  token_id = jnp.pad(tables.token_id, (0, rest))
+  token = jnp.where(allowed, logits[:, token_id], -jnp.inf)
   block = _logsumexp(token.reshape(len(logits), -1, BLOCK), 2)
   eos = _logsumexp(logits[:, tables.end_ids], 1)
   eos = jnp.where(may_end, eos, -jnp.inf)

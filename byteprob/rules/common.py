@@ -11,7 +11,11 @@ from byteprob.tokenization.tables import Tables
 NONE = -1
 """No node, no token, no state."""
 
-_CHUNK = 4096
+_CHUNK = 1024
+"""Runs that are treated at a time, of many rows; of few rows, fewer."""
+
+_BLOCK = 32
+"""Places that are counted together."""
 
 
 def child(
@@ -56,9 +60,7 @@ def forms(
   return jnp.stack(after, axis=1) if after else states
 
 
-def in_form(
-  tables: Tables, states: Int[Array, "R F"]
-) -> Bool[Array, "R Y"]:
+def in_form(tables: Tables, states: Int[Array, "R F"]) -> Bool[Array, "R Y"]:
   """Tokens that keep a text in its normalization form."""
   allowed = jnp.ones((len(states), len(tables.token_id)), bool)
   for form, state in zip(tables.forms, states.T, strict=True):
@@ -123,6 +125,9 @@ def spread(
 ) -> Bool[Array, "R Y"]:
   """The union of the runs of each row.
 
+  Whole blocks are counted and what sticks out of them is marked one by one:
+  a sum along a whole vocabulary would cost more than all else.
+
   Args:
     length: how many runs each row has in each of its lists.
     size: `Y`, length of the order that they are runs of.
@@ -133,19 +138,35 @@ def spread(
     return jnp.zeros((count, size), bool)
   flat = length.ravel()
   stop = jnp.cumsum(flat)
+  chunk = min(_CHUNK, 64 * count)
+  blocks = -(-size // _BLOCK)
+  inside = jnp.arange(_BLOCK, dtype=jnp.int32)[None]
 
   def mark(carry):
-    first, edges = carry
-    item = first + jnp.arange(_CHUNK, dtype=jnp.int32)
+    first, edges, found = carry
+    item = first + jnp.arange(chunk, dtype=jnp.int32)
     at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
     at = jnp.minimum(at, len(stop) - 1)
     low, high = run(at // lists, at % lists, item - (stop[at] - flat[at]))
     row = jnp.where(item < stop[-1], at // lists, count)
-    edges = edges.at[row, low].add(1, mode="drop")
-    edges = edges.at[row, high].add(-1, mode="drop")
-    return first + _CHUNK, edges
+    begin, end = -(-low // _BLOCK), high // _BLOCK
+    whole = jnp.where(begin < end, row, count)
+    edges = edges.at[whole, begin].add(1, mode="drop")
+    edges = edges.at[whole, end].add(-1, mode="drop")
+    # Before the first whole block, and after the last.
+    head = low[:, None] + inside
+    head = jnp.where(
+      head < jnp.minimum(begin * _BLOCK, high)[:, None], head, size
+    )
+    tail = jnp.maximum(end * _BLOCK, low)[:, None] + inside
+    tail = jnp.where(tail < high[:, None], tail, size)
+    at = jnp.concatenate([head, tail], axis=1)
+    found = found.at[row[:, None], at].set(True, mode="drop")
+    return first + chunk, edges, found
 
-  edges = jnp.zeros((count, size + 1), jnp.int32)
-  start = (jnp.int32(0), edges)
-  _, edges = jax.lax.while_loop(lambda c: c[0] < stop[-1], mark, start)
-  return jnp.cumsum(edges[:, :size], axis=1) > 0
+  edges = jnp.zeros((count, blocks + 1), jnp.int32)
+  found = jnp.zeros((count, size), bool)
+  start = (jnp.int32(0), edges, found)
+  _, edges, found = jax.lax.while_loop(lambda c: c[0] < stop[-1], mark, start)
+  whole = jnp.cumsum(edges[:, :blocks], axis=1) > 0
+  return found | jnp.repeat(whole, _BLOCK, axis=1)[:, :size]
