@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
   # Python code, cut inside `range`: the tokenizer ends a token there, which
   # it does not do where the word goes on.
   config.prompt = "for i in ra"
-  # Of the greedy continuations.
-  config.max_bytes = 32
+  # Of the greedy continuations. Longer texts are more shapes to compile.
+  config.max_bytes = 20
   # Bytes and covers that are shown.
   config.top = 8
   config.validity = "exact"

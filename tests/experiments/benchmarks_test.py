@@ -1,0 +1,76 @@
+"""Host: the benchmarks run, and what they write means something."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(name, *more):
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{name}", *more],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+
+
+def test_tables(tmp_path):
+  path = ROOT / "byteprob" / "assets" / "stdlib-spm" / "tokenizer.json"
+  done = run(
+    "tables", f"--tokenizers=small={path}", f"--output={tmp_path / 'o.json'}"
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  found = json.loads((tmp_path / "o.json").read_text())
+  row = found["tokenizers"]["small"]
+  assert row["tokens"] == 2553
+  seconds = row["seconds"]
+  assert {"read", "compile", "save"} < set(seconds)
+  parts = sum(seconds[k] for k in ("read", "compile", "save"))
+  assert parts <= seconds["whole"] + 0.01
+  # The second process found what the first had written.
+  assert 0 < row["load_seconds"] < seconds["whole"]
+  assert row["file_bytes"] > 4 * row["tokens"]
+  assert row["peak_mib"] > 50
+  assert str(ROOT) not in json.dumps(found), "no paths of this machine"
+  assert "small" in done.stdout
+
+
+def test_scoring(tmp_path):
+  done = run(
+    "scoring",
+    "--config.sizes=40,",
+    "--config.batches=2,",
+    "--config.texts=('code',)",
+    "--config.repeats=1",
+    f"--output={tmp_path / 'o.json'}",
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  [case] = json.loads((tmp_path / "o.json").read_text())["cases"]
+  assert case["bytes"] == 80
+  assert case["tokens"] < case["bytes"] <= case["nodes"]
+  seconds = case["seconds"]
+  assert case["ratio"] == pytest.approx(seconds["plain"] / seconds["exact"])
+  assert case["part_seconds"]["_call"] > 0
+  assert case["part_seconds"]["read"] > 0
+  assert f"{case['ratio']:.3f}" in done.stdout
+
+
+@pytest.mark.parametrize(
+  ("name", "flag", "message"),
+  [
+    ("tables", "--tokenizers=no-such", "unknown model 'no-such'"),
+    ("scoring", "--config.texts=('latin',)", "there is no text 'latin'"),
+  ],
+)
+def test_one_clear_line(name, flag, message):
+  done = run(name, flag)
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert "Traceback" not in done.stderr
