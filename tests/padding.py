@@ -16,6 +16,7 @@ from byteprob.tokenization.tables import Tables
 SMALL: Mapping[str, int] = {
   "Y": 48, "M": 96, "Q": 96, "K": 32, "R": 40, "G": 48, "F": 96,
   "segments": 6, "spines": 6, "pairs": 8, "hypotheses": 5, "longest": 8,
+  "T": 192, "E": 128, "runs": 8,
 }  # fmt: skip
 """For alphabets of a few characters."""
 
@@ -61,7 +62,9 @@ def pad(tables: Tables, sizes: Mapping[str, int]) -> Tables:
     tables,
     **fields,
     next=_pad(wide, sizes["Q"], -1),
-    bpe=_pad_bpe(tables.bpe, sizes),
+    bpe=tables.bpe and _pad_bpe(tables.bpe, sizes),
+    greedy=tables.greedy and _pad_greedy(tables.greedy, sizes),
+    unigram=tables.unigram and _pad_unigram(tables.unigram, sizes),
     info=info,
   )
 
@@ -105,6 +108,47 @@ def _pad_bpe(bpe, sizes):
   return dataclasses.replace(bpe, **fields)
 
 
+def _pad_greedy(greedy, sizes):
+  codes = 2 * sizes["M"]
+  axes = {
+    **dict.fromkeys(("node", "inside", "begin"), (sizes["Y"], 0)),
+    "spelled": (sizes["T"], 0),
+    "open": (codes, False),
+    "link": (codes, -1),
+    "run_of": (codes + 1, int(greedy.run_of[-1])),
+    **dict.fromkeys(("low", "high"), (4 * sizes["R"], 0)),
+  }
+  return _pad_all(greedy, axes, runs=_at_most(greedy.runs, sizes["runs"]))
+
+
+def _pad_unigram(unigram, sizes):
+  tokens = dict.fromkeys(("high", "low", "suffix_of"), sizes["Y"])
+  entries = ("entry_token", "entry_node", "entry_low")
+  axes = {
+    **{name: (size, 0) for name, size in tokens.items()},
+    "depth": (sizes["M"], 0),
+    "suffix": (sizes["T"], -1),
+    **dict.fromkeys(entries, (sizes["E"], 0)),
+    # Nothing is better by this much.
+    "entry_high": (sizes["E"], np.iinfo(np.int32).max),
+  }
+  return _pad_all(unigram, axes)
+
+
+def _pad_all(part, axes, **rest):
+  fields = {
+    name: _pad(getattr(part, name), size, fill)
+    for name, (size, fill) in axes.items()
+  }
+  return dataclasses.replace(part, **fields, **rest)
+
+
+def _at_most(value: int, limit: int) -> int:
+  if value > limit:
+    raise ValueError(f"there are {value} and not {limit}")
+  return limit
+
+
 def _pad(array, size: int, fill):
   array = np.asarray(array)
   more = size - len(array)
@@ -116,7 +160,7 @@ def _pad(array, size: int, fill):
 
 def pad_if_small(tables: Tables) -> Tables:
   """Padded tables, or the tables themselves if they are of no shared size."""
-  if tables.forms or tables.rule != "bpe":
+  if tables.forms:
     return tables
   for sizes in (SMALL, LARGE):
     try:

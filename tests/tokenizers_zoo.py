@@ -850,13 +850,8 @@ BEHAVIORS = (
 )  # fmt: skip
 
 
-def random_entry(rng: random.Random) -> Entry:
-  """A byte-level tokenizer of random parts.
-
-  Args:
-    rng: what decides; `random.Random` or hypothesis's.
-  """
-  alphabet = rng.choice([("a", "b"), ("a", "b", " "), ("a", "b", "1", " ")])
+def random_splits(rng: random.Random, alphabet: Sequence[str]) -> list:
+  """Up to two pre-tokenizers, one inside the other."""
   parts = []
   for _ in range(rng.randrange(3)):
     kind = rng.randrange(6)
@@ -871,6 +866,17 @@ def random_entry(rng: random.Random) -> Entry:
       invert = rng.random() < 0.3
       pattern, behavior = rng.choice(PATTERNS), rng.choice(BEHAVIORS)
       parts.append(_split(pattern, behavior, invert))
+  return parts
+
+
+def random_entry(rng: random.Random) -> Entry:
+  """A byte-level tokenizer of random parts.
+
+  Args:
+    rng: what decides; `random.Random` or hypothesis's.
+  """
+  alphabet = rng.choice([("a", "b"), ("a", "b", " "), ("a", "b", "1", " ")])
+  parts = random_splits(rng, alphabet)
   ignore = rng.random() < 0.4
   count = rng.randint(3, 14)
   pairs = random_merges(rng.randrange(10**6), alphabet, count, 4)
@@ -920,6 +926,7 @@ def word_piece(
   pre_tokenizer=None,
   *,
   by_bytes: bool = False,
+  added: Sequence[AddedToken] = (),
   **rest,
 ) -> Entry:
   """A tokenizer of longest matches from the left.
@@ -930,6 +937,7 @@ def word_piece(
     mark: "##", or "" (the paper's MPE).
     pre_tokenizer: see the tokenizers library.
     by_bytes: the pieces are bytes, and so without a mark.
+    added: added tokens that are not special.
     **rest: see `Entry`.
   """
   write = shown if by_bytes else str
@@ -954,7 +962,17 @@ def word_piece(
       return bytes(back[char] for char in piece)
     return piece.replace(SPACE, " ").encode()
 
-  return _entry(tokenizer, spell, alphabet=tuple(alphabet), **rest)
+  entry = _entry(tokenizer, spell, added, alphabet=tuple(alphabet), **rest)
+  return _known_only(entry)
+
+
+def _known_only(entry: Entry) -> Entry:
+  """Texts with the unknown token are no texts: nothing leads there."""
+
+  def encode(texts: list[str]) -> list[oracle.Node]:
+    return [() if 0 in ids else ids for ids in entry.encode(texts)]
+
+  return dataclasses.replace(entry, encode=encode)
 
 
 def unigram(
@@ -963,6 +981,7 @@ def unigram(
   pre_tokenizer=None,
   *,
   fallback: bool = False,
+  added: Sequence[AddedToken] = (),
   **rest,
 ) -> Entry:
   """A unigram tokenizer of the tokenizers library.
@@ -972,6 +991,7 @@ def unigram(
     scores: of the pieces.
     pre_tokenizer: see the tokenizers library.
     fallback: characters that are no pieces are spelled byte by byte.
+    added: added tokens that are not special.
     **rest: see `Entry`.
   """
   pieces = [("<unk>", 0.0)]
@@ -992,7 +1012,8 @@ def unigram(
 
   rest.setdefault("others", () if fallback else None)
   rest.setdefault("ahead", 1 if fallback else 2)
-  return _entry(tokenizer, spell, alphabet=tuple(alphabet), **rest)
+  entry = _entry(tokenizer, spell, added, alphabet=tuple(alphabet), **rest)
+  return _known_only(entry)
 
 
 def _mpe(name: str, seed: int) -> None:
@@ -1067,7 +1088,7 @@ def greedy_bytes():
     alphabet,
     [
       *(bytes([byte]) for byte in bytes_),
-      *("aa", "a ", "\u3000\u3001", "\u3001a", "\u3041\u3041\u3000"),
+      *("aa", "a ", "\u3000\u3001", "\u3001a", "\u3041\u3041"),
       *(b"\xe3\x80", b"a\xe3", b"\x80\xe3\x80", b"\x80a"),
       # A character is never left after its second byte, `81`.
       *(b"\x81\x80", b"\x81\x81"),
@@ -1171,3 +1192,53 @@ def sentencepiece_unigram_fallback():
     texts=("\na", "ab  a", "babab", "\u00e8"),
     many=24,
   )
+
+
+def _random_vocabulary(rng: random.Random, atoms: Sequence[str]) -> list[str]:
+  """Atoms, and random strings of them."""
+  count, longest = rng.randint(2, 14), rng.randint(2, 5)
+  return [*atoms, *random_pieces(rng, atoms, count, longest)]
+
+
+_ALPHABETS = (("a", "b"), ("a", "b", " "), ("a", "1", " ", "b"))
+
+
+def _random_rest(rng: random.Random, alphabet: Sequence[str]) -> dict:
+  """A random pre-tokenizer and added tokens."""
+  parts = random_splits(rng, alphabet)
+  added = {
+    "".join(rng.choices(alphabet, k=rng.randint(1, 3)))
+    for _ in range(rng.choice([0, 0, 1, 2]))
+  }
+  return {
+    "pre_tokenizer": pre_tokenizers.Sequence(parts) if parts else None,
+    "added": [
+      AddedToken(text, normalized=False, special=False)
+      for text in sorted(added)
+    ],
+    "ahead": 4 if len(alphabet) < 4 else 3,
+    "many": 64,
+  }
+
+
+def random_greedy(rng: random.Random) -> Entry:
+  """A tokenizer of longest matches, of random parts; see `random_entry`."""
+  alphabet = rng.choice(_ALPHABETS)
+  mark = rng.choice(["", "##"])
+  pieces = _random_vocabulary(rng, alphabet)
+  if mark:
+    pieces += [mark + piece for piece in _random_vocabulary(rng, alphabet)]
+    if rng.random() < 0.4:
+      # A character that cannot stand everywhere.
+      pieces.remove(rng.choice(["", mark]) + rng.choice(alphabet))
+  return word_piece(alphabet, pieces, mark, **_random_rest(rng, alphabet))
+
+
+def random_unigram(rng: random.Random) -> Entry:
+  """A unigram tokenizer of random parts; see `random_entry`."""
+  alphabet = rng.choice(_ALPHABETS)
+  known = alphabet[: len(alphabet) - (rng.random() < 0.2)]
+  pieces = _random_vocabulary(rng, known)
+  ties = rng.choice([None, 2, 3, 6])
+  scores = _log_probs(pieces, ties, rng.randrange(10**6))
+  return unigram(alphabet, scores, **_random_rest(rng, alphabet))

@@ -54,8 +54,7 @@ class Path(NamedTuple):
   """What the law keeps of each state of each node, `int32[N, H]` each.
 
   Attributes:
-    anchor: where the piece began: twice the node that was cut after, or twice
-      the node that a byte of a character apart stands behind, plus one.
+    anchor: the node that the piece began after.
     high, low: the sum of the scores since then.
   """
 
@@ -114,16 +113,13 @@ def follow(
   after_cut = common.step(tables, common.cut(tables, before), kind)
   states = jnp.concatenate([plain, after_cut], axis=1)
   node = jnp.broadcast_to(parent[:, None], before.shape)
-  anchor = jnp.concatenate([nodes.law.anchor[parent], 2 * node], axis=1)
+  anchor = jnp.concatenate([nodes.law.anchor[parent], node], axis=1)
   zero = jnp.zeros_like(before)
   since = Sum(
     jnp.concatenate([nodes.law.high[parent], zero], axis=1),
     jnp.concatenate([nodes.law.low[parent], zero], axis=1),
   )
   total = since + Sum(unigram.high[token][:, None], unigram.low[token][:, None])
-  resets = unigram.resets[token][:, None]
-  anchor = jnp.where(resets, 2 * parent[:, None] + 1, anchor)
-  total = Sum(*(jnp.where(resets, 0, limb) for limb in total))
   beaten = _beaten(nodes, parent, states, anchor, total)
   states = jnp.where(beaten, NONE, states)
   states, anchor, high, low, crowded = common.distinct(
@@ -166,7 +162,7 @@ def by_node(tables: Tables, nodes, path) -> Rivals:
   same &= (nodes.states != NONE)[:, :, None, None]
   same &= (nodes.states[node] != NONE)[:, None]
   # The anchor itself, where the piece was cut off, begins at no score.
-  begins = nodes.law.anchor[:, :, None] == 2 * node[:, None, :]
+  begins = nodes.law.anchor[:, :, None] == node[:, None, :]
   begins &= (nodes.states != NONE)[:, :, None]
   # A start's sum since an anchor is the same in all its states.
   which = same.argmax(3)

@@ -128,7 +128,6 @@ class UnigramTables:
 
   Attributes:
     high, low: `int32[Y]` score of each token, 0 where it is no piece.
-    resets: `bool[Y]` a byte of a character without a piece: the path breaks.
     depth: `int32[M]` bytes of each trie node.
     suffix_of: `int32[Y]`, suffix: `int32[T]` trie node of a token without its
       first `d` bytes, at `suffix_of + d - 1`; -1 if it begins no token.
@@ -140,7 +139,6 @@ class UnigramTables:
 
   high: jax.Array
   low: jax.Array
-  resets: jax.Array
   depth: jax.Array
   suffix_of: jax.Array
   suffix: jax.Array

@@ -8,12 +8,14 @@ a node unless some *rival*, a path to an earlier place and a token that
 crosses the node's end into the token's bytes, is better in the end.
 
 Sums are exact, in whole multiples of `2**-SCALE`, so that ties are ties. The
-libraries add floats: where two different orders of the same tokens tie, their
-choice is exact only while their sums are.
+libraries add floats (tokenizers 64 bits, sentencepiece 32) from the start of
+the piece on: where paths tie, or all but tie far into a long piece, their
+choice is this one only as long as their sums are exact too.
 
 A character without a piece of its own is spelled in bytes; no piece holds it,
-so every path breaks there. Special tokens are no pieces: their texts are
-bytes like any other.
+so all paths go through the same bytes there, and these count nothing. Special
+tokens and byte tokens are no pieces: what they are called is bytes like any
+other text.
 """
 
 from collections.abc import Sequence
@@ -98,11 +100,13 @@ def whole(spec: TokenizerSpec) -> np.ndarray:
     UnsupportedTokenizerError: a piece holds what is no piece alone.
   """
   scores = _Scores(spec)
+  # What is cut out of the text stands in no piece.
+  alone = {token.text.encode() for token in spec.added}.union(scores.of)
   found = np.ones(spec.size, bool)
   for id_ in scores.ids:
     text = spec.tokens[id_]
     for atom in _atoms(text, spec.char_level):
-      if atom not in scores.of:
+      if atom not in alone:
         raise UnsupportedTokenizerError(
           f"The piece {text!r} of this tokenizer holds {atom!r}, which is no"
           " piece by itself, so byteprob cannot compile it exactly."
@@ -236,7 +240,6 @@ def compile_unigram(
   return UnigramTables(
     high=int32(own >> LIMB),
     low=int32(own & (2**LIMB - 1)),
-    resets=np.isin(ids, list(spec.fallback.values())),
     depth=int32(nodes.depth),
     suffix_of=int32(np.cumsum(size) - size),
     suffix=int32(suffix),
