@@ -2,7 +2,7 @@
 
   python -m experiments.scoring --output=results/scoring/stdlib-bpe.json
   python -m experiments.scoring --config.model=smollm2-135m \
-    --config.sizes=300, --config.batches=1, \
+    --config.sizes=300, \
     --output=results/scoring/smollm2.json
 
 Hardware, time and result are in the files that are written: a ratio means
@@ -21,6 +21,6 @@ def get_config() -> ConfigDict:
   config.texts = ("english", "code")
   # Bytes of each text, and how many go side by side.
   config.sizes = (300, 1000, 2000)
-  config.batches = (1, 8)
-  config.repeats = 5
+  config.batches = (1,)
+  config.repeats = 3
   return config

@@ -185,6 +185,29 @@ def environment() -> dict[str, Any]:
   }
 
 
+def public_environment() -> dict[str, Any]:
+  """`environment` for what is published: files by their names alone.
+
+  With the load average, without which no timing says much.
+  """
+  return {
+    **environment(),
+    "argv": [_short(word) for word in sys.argv],
+    "load_average": [round(load, 1) for load in os.getloadavg()],
+  }
+
+
+def _short(word: str) -> str:
+  """A word of a command without this machine's directories."""
+  parts = []
+  for part in word.split(","):
+    flag, equals, value = part.rpartition("=")
+    if value.startswith("/"):
+      value = pathlib.PurePath(value).name
+    parts.append(flag + equals + value)
+  return ",".join(parts)
+
+
 def _commit() -> str | None:
   """The commit of this source tree, `+` if it has changes; None if unknown."""
   git = functools.partial(

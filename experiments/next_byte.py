@@ -263,7 +263,7 @@ def record(found: Found, top: int) -> dict[str, Any]:
     ],
     "exact_continuation": _readable.text(found.exact_text),
     "token_prompted_continuation": _readable.text(found.token_text),
-    "environment": _runtime.environment(),
+    "environment": _runtime.public_environment(),
   }
 
 

@@ -190,7 +190,11 @@ def run() -> None:
     model = pathlib.Path(config.model).name
     _runtime.write_json(
       pathlib.Path(_OUTPUT.value),
-      {"model": model, "cases": rows, "environment": _runtime.environment()},
+      {
+        "model": model,
+        "cases": rows,
+        "environment": _runtime.public_environment(),
+      },
     )
 
 

@@ -146,24 +146,8 @@ def run() -> None:
   if _OUTPUT.value:
     _runtime.write_json(
       pathlib.Path(_OUTPUT.value),
-      {"tokenizers": rows, "environment": environment()},
+      {"tokenizers": rows, "environment": _runtime.public_environment()},
     )
-
-
-def environment() -> dict[str, Any]:
-  """What this ran on, with files by their names alone."""
-  found = _runtime.environment()
-  found["argv"] = [_short(word) for word in found["argv"]]
-  return found
-
-
-def _short(word: str) -> str:
-  """A word of the command without this machine's directories."""
-  parts = []
-  for part in word.split(","):
-    flag, equals, path = part.rpartition("=")
-    parts.append(flag + equals + (pathlib.Path(path).name or path))
-  return ",".join(parts)
 
 
 if __name__ == "__main__":
