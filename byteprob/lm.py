@@ -2,15 +2,15 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import hub, models, prompt, scoring
+from byteprob import hub, models, prompt, sampling, scoring
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.prompt import Context
 from byteprob.tokenization import Tables, load_tables
@@ -198,6 +198,75 @@ class ByteLM:
           value = float(score.total + weight + row[token])
           found.append(((*paths[node], int(ids[token])), value))
     return sorted(found, key=lambda cover: -cover[1])
+
+  def sample(
+    self,
+    contexts: Sequence[Context],
+    key: jax.Array,
+    max_bytes: int,
+    **settings: Any,
+  ) -> list[sampling.Sample]:
+    """Draws a text after each context, byte by byte, exactly.
+
+    Args:
+      contexts: see `next_byte_logprobs`; they may end anywhere.
+      key: from `jax.random.key`; text `k` uses `fold_in(key, k)`, so that it
+        does not depend on the others.
+      max_bytes: bytes of each text at most.
+      **settings: temperature, top_p and others; see `sampling.Settings`.
+
+    Raises:
+      PromptError: a context cannot be expressed in the model's tokens, or is
+        longer than the model's context.
+      ValueError: a setting makes no sense.
+    """
+    wanted = sampling.Settings(max_bytes=max_bytes, **settings)
+    if not contexts:
+      return []
+    sampler = self._sampler(contexts, key, wanted)
+    sampler.step()
+    return sampler.samples()
+
+  def stream(
+    self, context: Context, key: jax.Array, max_bytes: int, **settings: Any
+  ) -> Iterator[bytes]:
+    """`sample` for one context; yields bytes as they are drawn."""
+    wanted = sampling.Settings(max_bytes=max_bytes, **settings)
+    sampler = self._sampler([context], key, wanted)
+    seen, going = 0, True
+    while going:
+      going = sampler.step(rounds=1)
+      (sample,) = sampler.samples()
+      if len(sample.text) > seen:
+        yield sample.text[seen:]
+        seen = len(sample.text)
+
+  def _sampler(self, contexts, key, settings) -> sampling.Sampler:
+    """Prompts, each with its own key."""
+    cuts = [self._cut(context)[-1] for context in contexts]
+    prompts = [
+      sampling.Prompt(
+        query=cut.query,
+        ending=self._bare_ending(cut),
+        key=jax.random.fold_in(key, k),
+      )
+      for k, cut in enumerate(cuts)
+    ]
+    return sampling.Sampler(
+      self.model,
+      self.tables,
+      prompts,
+      settings,
+      trust_model=self.validity == "trust_model",
+    )
+
+  def _bare_ending(self, cut: "_Cut") -> float:
+    """Log-weight of the end of an empty text that a space was put before."""
+    if not (cut.prefixed and cut.empty):
+      return -np.inf
+    root = dataclasses.replace(cut.query, text=b"")
+    (spaced,), (bare,) = self._score([cut.query]), self._score([root])
+    return float(bare.next[EOS] - spaced.byte[0])
 
   def encode(self, context: Context) -> tuple[int, ...]:
     """The tokenizer's own encoding of a context, start tokens included.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from byteprob import covers
 from byteprob.errors import PromptError
@@ -119,10 +119,15 @@ class _Tree:
 
     self.standing = jax.tree.map(by_row, standing)
 
-  def allot(self, rows: int) -> tuple[list[int], int]:
-    """Slots of all rows, in chunks of `rows`, and how many there must be."""
+  def allot(self, rows: int, live: np.ndarray) -> tuple[list[int], int]:
+    """Slots of all rows, in chunks of `rows`, and how many there must be.
+
+    The nodes that are still live at the text's end keep theirs.
+    """
     size = len(self.token)
     needed = [at // rows for at in range(size)]
+    for node in live.tolist():
+      needed[self.offset + node] = size
     for at in range(size - 1, 0, -1):
       up = self.parent[at]
       needed[up] = max(needed[up], needed[at])
@@ -159,6 +164,7 @@ class Plan:
     standing: covers.Standing,
     *,
     most: int,
+    spare: int,
     context_length: int,
   ):
     """Plans the calls.
@@ -168,6 +174,7 @@ class Plan:
       queries: the texts.
       nodes, front, standing: of each text, on the host.
       most: rows of one call, for one text, at most.
+      spare: slots that must be left in the end.
       context_length: see `Model`.
 
     Raises:
@@ -190,10 +197,14 @@ class Plan:
     self.chunks = -(-size // most)
     self.rows = min(bucket(-(-size // self.chunks)), most)
     self.chunks = -(-size // self.rows)
-    allotted = [tree.allot(self.rows) for tree in self.trees]
+    allotted = [
+      tree.allot(self.rows, live[live >= 0])
+      for tree, live in zip(self.trees, front.node, strict=True)
+    ]
     self.slot_of = [slots for slots, _ in allotted]
     used = max(self.rows, *(used for _, used in allotted))
-    self.slots = used if self.chunks == 1 else bucket(used)
+    one_call = self.chunks == 1 and not spare
+    self.slots = used if one_call else bucket(used + spare)
 
   def chunk(self, number: int) -> Chunk:
     """The inputs of a model call."""
@@ -219,6 +230,19 @@ class Plan:
       front_row=np.where(here, row, NONE).astype(np.int32),
       front_place=np.where(here, place, 0).astype(np.int32),
     )
+
+  def attends(self) -> Bool[np.ndarray, "B W S"]:
+    """Slots of each live start at the text's end, and of its ancestors."""
+    found = np.zeros((*self.front.node.shape, self.slots), bool)
+    for rows, tree, slots, live in zip(
+      found, self.trees, self.slot_of, self.front.node, strict=True
+    ):
+      for row, node in zip(rows, live.tolist(), strict=True):
+        at = tree.offset + node if node >= 0 else NONE
+        while at >= 0:
+          row[slots[at]] = True
+          at = tree.parent[at]
+    return found
 
   def _rows(self, tree: _Tree, slots: list[int], first: int):
     own = slice(first, first + self.rows)

@@ -19,7 +19,7 @@ from byteprob import covers, lemma, weights
 from byteprob.errors import PromptError
 from byteprob.plan import Chunk, Plan, Query, bucket, pad_texts, take
 from byteprob.tokenization.tables import Tables
-from byteprob.types import Model
+from byteprob.types import Cache, Model
 
 MAX_ROWS = 512
 """Rows of one model call, for one text."""
@@ -80,6 +80,57 @@ def score(
     PromptError: a text is longer than the model's context, or the model's
       logits are not numbers.
   """
+  done = run(
+    model, tables, queries, trust_model=trust_model, keep_rows=keep_rows
+  )
+  weights_, sums = jax.device_get(
+    (done.weights, done.sums._replace(follow=None))
+  )
+  scores = []
+  for k, query in enumerate(queries):
+    one = take((weights_, sums, done.host_nodes, done.host_front), k)
+    scores.append(_score(query, int(done.plan.offset[k]), *one, trust_model))
+  return scores
+
+
+class Run(NamedTuple):
+  """All that a pass over texts leaves behind, `[B, ...]` each.
+
+  Attributes:
+    plan: of the model calls.
+    cache: the model's, with the ancestors of all live starts.
+    nodes, front, path: see `covers.read`.
+    host_nodes, host_front: the same on the host.
+    sums: what was kept of the rows.
+    weights: see `weights.Weights`.
+  """
+
+  plan: Plan
+  cache: Cache
+  nodes: covers.Nodes
+  front: covers.Front
+  path: covers.Path
+  host_nodes: covers.Nodes
+  host_front: covers.Front
+  sums: "Sums"
+  weights: weights.Weights
+
+
+def run(
+  model: Model,
+  tables: Tables,
+  queries: Sequence[Query],
+  *,
+  trust_model: bool = False,
+  keep_rows: bool = False,
+  spare: int = 0,
+) -> Run:
+  """One pass over texts; see `score`.
+
+  Args:
+    model, tables, queries, trust_model, keep_rows: see `score`.
+    spare: slots of the cache that must be left in the end.
+  """
   nodes, front, path = read(tables, queries)
   host_nodes, host_front, standing = jax.device_get(
     (nodes, front, _standing(tables, nodes, path))
@@ -92,6 +143,7 @@ def score(
     host_front,
     standing,
     most=min(max(most, 16), MAX_ROWS),
+    spare=spare,
     context_length=model.context_length,
   )
   cache = model.init_cache(len(queries), plan.slots)
@@ -114,13 +166,17 @@ def score(
       text,
       length,
     )
-  read_ = jax.device_get(_weigh(tables, nodes, path, length, plan.offset, sums))
-  sums = jax.device_get(sums._replace(follow=None))
-  scores = []
-  for k, query in enumerate(queries):
-    one = take((read_, sums, host_nodes, host_front), k)
-    scores.append(_score(query, int(plan.offset[k]), *one, trust_model))
-  return scores
+  return Run(
+    plan=plan,
+    cache=cache,
+    nodes=nodes,
+    front=front,
+    path=path,
+    host_nodes=host_nodes,
+    host_front=host_front,
+    sums=sums,
+    weights=_weigh(tables, nodes, path, length, plan.offset, sums),
+  )
 
 
 def score_many(
@@ -209,30 +265,31 @@ def _standing(tables, nodes, path):
 _read = jax.jit(covers.read, static_argnames=("capacity",))
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
   """What is kept of all rows `[B, N', ...]`, and of the text's end.
 
   Attributes:
     follow: see `lemma.Follow`.
     allowed: `[B, N']` see `Score`.
     ending: `[B, W, 257]` from `lemma.next_bytes`.
-    front_rows: `[B, W, Y]`, or None.
+    front_rows: rows of the live starts at the text's end, `[B, W, ...]`, or
+      None.
   """
 
   follow: lemma.Follow | None
   allowed: jax.Array
   ending: jax.Array
-  front_rows: jax.Array | None
+  front_rows: lemma.Rows | None
 
 
 def _nothing(tables, rows, front, trust_model, keep_rows):
-  """`_Sums` before the first chunk."""
+  """`Sums` before the first chunk."""
 
   def empty(*shape):
     return jnp.full(shape, -jnp.inf, jnp.float32)
 
   deep = tables.longest
-  return _Sums(
+  return Sums(
     follow=lemma.Follow(
       starts=empty(*rows, deep),
       exact=empty(*rows, deep, tables.most_twins),
@@ -240,8 +297,16 @@ def _nothing(tables, rows, front, trust_model, keep_rows):
     ),
     allowed=empty(*rows),
     ending=empty(*front, 257),
-    front_rows=empty(*front, len(tables.token_id)) if keep_rows else None,
+    front_rows=_no_rows(tables, front) if keep_rows else None,
   )
+
+
+def _no_rows(tables, shape):
+  blocks = -(-len(tables.token_id) // lemma.BLOCK)
+  sizes = lemma.Rows(
+    token=(blocks * lemma.BLOCK,), block=(blocks,), eos=(), total=()
+  )
+  return lemma.Rows(*(jnp.full((*shape, *size), -jnp.inf) for size in sizes))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "sums"))
@@ -282,9 +347,15 @@ def _call(extend, tables, params, cache, sums, chunk: Chunk, text, length):
   ending = ending.reshape(sums.ending.shape)
   front_rows = sums.front_rows
   if front_rows is not None:
-    found = rows.token[row, : front_rows.shape[2]].reshape(front_rows.shape)
-    front_rows = jnp.where(here[:, :, None], found, front_rows)
-  return cache, _Sums(
+
+    def keep(old, new):
+      new = new[row].reshape(old.shape)
+      return jnp.where(
+        here.reshape(*here.shape, *[1] * (old.ndim - 2)), new, old
+      )
+
+    front_rows = jax.tree.map(keep, front_rows, rows)
+  return cache, Sums(
     follow=jax.tree.map(put, sums.follow, follow),
     allowed=put(sums.allowed, rows.total),
     ending=jnp.where(here[:, :, None], ending, sums.ending),
@@ -326,5 +397,5 @@ def _score(query, offset, read_, sums, nodes, front, trust_model) -> Score:
     node_weight=read_.node[:count],
     allowed=sums.allowed[offset : offset + count],
     front=(front.node[live], front.place[live], read_.front[live]),
-    front_rows=None if sums.front_rows is None else sums.front_rows[live],
+    front_rows=sums.front_rows and sums.front_rows.token[live],
   )

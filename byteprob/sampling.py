@@ -1,0 +1,346 @@
+"""Host: texts from a byte-level model, many at a time, whole or as a stream.
+
+`sampler.run` does the work on the device. Here prompts become its first
+state, and whatever does not fit any more is given more room.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from byteprob import covers, sampler, scoring
+from byteprob.controls import Controls
+from byteprob.errors import PromptError
+from byteprob.plan import Query, bucket
+from byteprob.rules.common import NONE
+from byteprob.sampler import Limits, State
+from byteprob.tokenization.tables import Tables
+from byteprob.types import Model
+
+Reason = Literal["end", "max_bytes", "stop", "context", "impossible"]
+
+_REASONS: dict[int, Reason] = {
+  sampler.ENDED: "end",
+  sampler.FULL: "max_bytes",
+  sampler.STOPPED: "stop",
+  sampler.CONTEXT: "context",
+  sampler.IMPOSSIBLE: "impossible",
+}
+
+_FOREVER = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """How texts are drawn.
+
+  Attributes:
+    max_bytes: bytes of each text at most.
+    temperature: log-probs are divided by it; above 0.
+    top_k: only the most probable so many symbols; 0 for all.
+    top_p: only the fewest symbols with this probability together.
+    min_p: only symbols with at least this share of the largest probability.
+    greedy: always the most probable symbol.
+    stop: strings of bytes after which a text stops; they stay in it.
+    ahead: bytes drafted at most before a model call; 0 for one call a byte.
+  """
+
+  max_bytes: int
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  greedy: bool = False
+  stop: tuple[bytes, ...] = ()
+  ahead: int = 12
+
+  def __post_init__(self):
+    """Checks the values.
+
+    Raises:
+      ValueError: one makes no sense.
+    """
+    if self.max_bytes < 1:
+      raise ValueError(f"max_bytes must be at least 1, not {self.max_bytes}")
+    if not self.temperature > 0:
+      raise ValueError(
+        f"temperature must be above 0, not {self.temperature}; for the most"
+        " probable byte each time use greedy=True"
+      )
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+    if not 0 <= self.min_p <= 1:
+      raise ValueError(f"min_p must be in [0, 1], not {self.min_p}")
+    if self.top_k < 0:
+      raise ValueError(f"top_k must be 0 (for all) or more, not {self.top_k}")
+    if not all(self.stop):
+      raise ValueError("a stop string must have at least one byte")
+    if self.ahead < 0:
+      raise ValueError(f"ahead must be 0 or more, not {self.ahead}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+  """A text that was drawn.
+
+  Attributes:
+    text: its bytes, without the prompt's.
+    logprobs: `float32[n]` log-prob of each byte by the model itself (before
+      temperature and the like), in nats; one more for the end, if it ended.
+    reason: why it stopped: the text's "end", "max_bytes", a "stop" string,
+      the model's "context" is full, or nothing was possible.
+    calls: model calls after the prompt's.
+    slots: most rows of the cache in use at once.
+  """
+
+  text: bytes
+  logprobs: Float[np.ndarray, " n"]
+  reason: Reason
+  calls: int
+  slots: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+  """A prompt.
+
+  Attributes:
+    query: its working text.
+    ending: log-weight of an end that the query's nodes do not tell of.
+    key: the random key of its text.
+  """
+
+  query: Query
+  ending: float
+  key: jax.Array
+
+
+class Sampler:
+  """A batch of texts under way; `step` goes on with them."""
+
+  def __init__(
+    self,
+    model: Model,
+    tables: Tables,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    *,
+    trust_model: bool = False,
+  ):
+    """Reads the prompts.
+
+    Raises:
+      PromptError: a prompt is longer than the model's context.
+    """
+    self._model = model
+    self._tables = tables
+    self._controls = Controls(
+      temperature=jnp.float32(settings.temperature),
+      top_k=jnp.int32(settings.top_k or 257),
+      top_p=jnp.float32(settings.top_p),
+      min_p=jnp.float32(settings.min_p),
+      greedy=jnp.bool_(settings.greedy),
+    )
+    self._stops = _stop_strings(settings.stop)
+    self._limits, self._state = _begin(
+      model, tables, prompts, settings, trust_model
+    )
+
+  def step(self, rounds: int = _FOREVER) -> bool:
+    """Goes on for a number of rounds (model calls).
+
+    Returns:
+      Whether any text still goes on.
+    """
+    start = int(self._state.calls.max())
+    while True:
+      left = start + rounds - int(self._state.calls.max())
+      self._state = sampler.run(
+        self._model.extend,
+        self._limits,
+        self._tables,
+        self._model.params,
+        self._controls,
+        self._stops,
+        self._state,
+        jnp.int32(left),
+      )
+      going = bool((self._state.status == sampler.RUNNING).any())
+      if not self._state.crowded:
+        return going
+      self._limits, self._state = _widen(
+        self._model, self._tables, self._limits, self._state
+      )
+
+  def samples(self) -> list[Sample]:
+    """The texts so far."""
+    state = jax.device_get(
+      {
+        name: getattr(self._state, name)
+        for name in ("text", "logprob", "length", "status", "calls", "peak")
+      }
+    )
+    found = []
+    for k, length in enumerate(state["length"].tolist()):
+      status = int(state["status"][k])
+      logprob = state["logprob"][k]
+      found.append(
+        Sample(
+          text=state["text"][k, :length].tobytes(),
+          logprobs=logprob[: length + (status == sampler.ENDED)],
+          reason=_REASONS.get(status, "max_bytes"),
+          calls=int(state["calls"][k]),
+          slots=int(state["peak"][k]),
+        )
+      )
+    return found
+
+
+def _stop_strings(stop: Sequence[bytes]):
+  longest = max(map(len, stop), default=1)
+  table = np.zeros((len(stop), longest), np.uint8)
+  for row, text in zip(table, stop, strict=True):
+    row[longest - len(text) :] = list(text)
+  return jnp.asarray(table), jnp.array([len(text) for text in stop], jnp.int32)
+
+
+def _begin(model, tables, prompts, settings, trust_model):
+  """Reads the prompts; the sampler's first state."""
+  queries = [prompt.query for prompt in prompts]
+  limits = Limits(
+    capacity=covers.Capacity(nodes=0, states=1),
+    slots=0,
+    context_length=model.context_length,
+    ahead=settings.ahead,
+    trust_model=trust_model,
+  )
+  # Half as many tokens as bytes: more room is made where they are more.
+  done = scoring.run(
+    model,
+    tables,
+    queries,
+    trust_model=trust_model,
+    keep_rows=True,
+    spare=settings.max_bytes // 2 + 4 * limits.tree,
+  )
+  if np.isnan(done.sums.ending).any():
+    raise PromptError(
+      "The model's logits are not numbers (NaN): its weights are broken, or"
+      " its dtype is too narrow for them."
+    )
+  batch, width = done.front.node.shape
+  text = bucket(max(len(query.text) for query in queries))
+  most = bucket(settings.max_bytes)
+  spare = most + settings.ahead + 1
+  limits = dataclasses.replace(
+    limits,
+    capacity=covers.Capacity(
+      nodes=bucket(int(done.host_nodes.count.max()) + spare + spare // 4),
+      states=done.nodes.states.shape[2],
+      width=width,
+    ),
+    slots=done.plan.slots,
+  )
+  fresh, _ = jax.vmap(
+    lambda start: covers.begin(tables, limits.capacity, start)
+  )(jnp.array([query.start for query in queries], jnp.int32))
+  live = jnp.asarray(done.host_front.node != NONE)
+  lane = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None], live.shape)
+  rows = jax.tree.map(
+    lambda leaf: _grow(leaf, 1, limits.kept).reshape(
+      batch * limits.kept, *leaf.shape[2:]
+    ),
+    done.sums.front_rows,
+  )
+  state = State(
+    nodes=jax.tree.map(_put, fresh, done.nodes),
+    front=done.front._replace(overflow=jnp.zeros(batch, bool)),
+    path=covers.Path(
+      *(_grow(_grow(leaf, 1, text), 1, text + spare) for leaf in done.path)
+    ),
+    lanes=sampler.Lanes(
+      weight=jnp.where(live, done.weights.front, -jnp.inf),
+      row=jnp.where(live, lane, NONE),
+      attends=jnp.asarray(done.plan.attends()),
+    ),
+    settled=done.nodes.count,
+    offset=jnp.asarray(done.plan.offset),
+    read=jnp.array([len(query.text) for query in queries], jnp.int32),
+    rows=rows,
+    cache=done.cache,
+    ending=jnp.array([prompt.ending for prompt in prompts], jnp.float32),
+    text=jnp.zeros((batch, most), jnp.uint8),
+    logprob=jnp.zeros((batch, most + 1)),
+    length=jnp.zeros(batch, jnp.int32),
+    limit=jnp.full(batch, settings.max_bytes, jnp.int32),
+    key=jnp.stack([prompt.key for prompt in prompts]),
+    status=jnp.full(batch, sampler.RUNNING, jnp.int32),
+    calls=jnp.zeros(batch, jnp.int32),
+    peak=jnp.zeros(batch, jnp.int32),
+    crowded=jnp.bool_(False),
+  )
+  return limits, state
+
+
+def _grow(leaf, axis: int, size: int, fill=NONE):
+  """An array with more places at the end of an axis."""
+  more = [(0, 0)] * leaf.ndim
+  more[axis] = (0, max(size - leaf.shape[axis], 0))
+  return jnp.pad(leaf, more, constant_values=fill)
+
+
+def _put(large, small):
+  """A larger array with a smaller one at its beginning."""
+  return large.at[tuple(slice(size) for size in small.shape)].set(small)
+
+
+def _widen(model, tables, limits: Limits, state: State):
+  """More room for everything."""
+  batch = len(state.length)
+  old, slots = limits.capacity, limits.slots
+  capacity = covers.Capacity(
+    nodes=old.nodes + old.nodes // 2,
+    states=2 * old.states,
+    width=2 * old.width,
+    born=2 * old.born,
+    lanes=old.lanes,
+  )
+  wider = dataclasses.replace(
+    limits, capacity=capacity, slots=bucket(slots + slots // 2)
+  )
+  fresh, front = jax.vmap(lambda start: covers.begin(tables, capacity, start))(
+    jnp.zeros(batch, jnp.int32)
+  )
+
+  def lanes(leaf, fill):
+    return _grow(leaf, 1, capacity.width, fill)
+
+  def keep(leaf):
+    leaf = leaf.reshape(batch, limits.kept, *leaf.shape[1:])
+    leaf = _grow(leaf, 1, wider.kept)
+    return leaf.reshape(batch * wider.kept, *leaf.shape[2:])
+
+  return wider, state._replace(
+    nodes=jax.tree.map(_put, fresh, state.nodes),
+    front=covers.Front(
+      node=lanes(state.front.node, NONE),
+      place=lanes(state.front.place, 0),
+      overflow=jnp.zeros(batch, bool),
+    ),
+    path=covers.Path(*(_grow(leaf, 2, capacity.width) for leaf in state.path)),
+    lanes=sampler.Lanes(
+      weight=lanes(state.lanes.weight, -jnp.inf),
+      row=lanes(state.lanes.row, NONE),
+      attends=_grow(lanes(state.lanes.attends, False), 2, wider.slots, False),
+    ),
+    rows=jax.tree.map(keep, state.rows),
+    cache=jax.tree.map(
+      lambda leaf: _grow(leaf, 1, wider.slots, 0), state.cache
+    ),
+    crowded=jnp.bool_(False),
+  )
