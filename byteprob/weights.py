@@ -137,4 +137,5 @@ def _add(pair, value):
   high = pair[0] + value
   back = high - pair[0]
   lost = (pair[0] - (high - back)) + (value - back)
+  lost = jnp.where(jnp.isneginf(high), 0.0, lost)
   return jnp.stack([high, pair[1] + lost])
