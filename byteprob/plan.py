@@ -35,8 +35,8 @@ class Query:
 
 
 def bucket(count: int) -> int:
-  """The padded size: powers of two, then steps of an eighth of one."""
-  power = 1 << max(count - 1, 15).bit_length()
+  """The padded size: 64, powers of two, then steps of an eighth of one."""
+  power = 1 << max(count - 1, 63).bit_length()
   if power <= 128:
     return power
   step = power // 8
