@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -300,7 +301,13 @@ class ByteLM:
       data, counted = _working(info, piece, partial=last)
       outset = number == 0 and piece.ids == info.start_ids
       prefixed = bool(info.prefix) and (outset or not info.prefix_once)
-      if prefixed and info.prefix == "unless_space":
+      if prefixed and info.prefix == "unless_space" and data.startswith(b" "):
+        warnings.warn(
+          "The text begins with a space, and the model's tokenizer takes it"
+          " for the one that it puts there itself: the text is the same"
+          " without it.",
+          stacklevel=3,
+        )
         data = data.removeprefix(b" ")
         counted = min(counted, len(data))
       start = self.tables.start if outset else self.tables.start_inside

@@ -6,6 +6,17 @@ import jax
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+  """Tests of one tokenizer, or of one file, share a worker.
+
+  So they share what is compiled for them.
+  """
+  for item in items:
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    group = given.get("case") or given.get("name") or item.path.name
+    item.add_marker(pytest.mark.xdist_group(str(group).split()[0]))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
   """Compiled tables go where no other run has left any."""

@@ -376,3 +376,13 @@ def test_a_packaged_model(name):
   assert abs(row[0xA9] - whole[-1]) < 1e-4
   # It has learnt Python.
   assert whole[:-2].mean() > -2
+
+
+def test_a_leading_space_is_the_tokenizers_own():
+  one = make_bench("prefix_space")
+  lm = one.byte_lm()
+  with pytest.warns(UserWarning, match="begins with a space"):
+    found = lm.next_byte_logprobs(b" a")
+  close(found, lm.next_byte_logprobs(b"a"))
+  with pytest.warns(UserWarning, match="begins with a space"):
+    assert len(lm.byte_logprobs(b" ab")) == 2
