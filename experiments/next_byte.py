@@ -46,9 +46,7 @@ _TOP = flags.DEFINE_integer(
 _VALIDITY = flags.DEFINE_enum(
   "validity", None, ["exact", "trust_model"], "See byteprob.load."
 )
-_UTF8 = flags.DEFINE_enum(
-  "utf8", None, ["strict", "any"], "See byteprob.load."
-)
+_UTF8 = flags.DEFINE_enum("utf8", None, ["strict", "any"], "See byteprob.load.")
 _DTYPE = flags.DEFINE_enum(
   "dtype", None, ["float32", "bfloat16"], "Of the model's parameters."
 )
@@ -197,9 +195,7 @@ def report(found: Found, top: int) -> str:
     lines.append(f"{share:10.6f}  {_readable.tokens(spelled) or '(empty)'}")
   lines += ["", "greedy continuation"]
   prompt = _readable.text(found.prompt)
-  lines.append(
-    f"exact           {prompt}[{_readable.text(found.exact_text)}]"
-  )
+  lines.append(f"exact           {prompt}[{_readable.text(found.exact_text)}]")
   if found.token is not None:
     lines.append(
       f"token-prompted  {prompt}[{_readable.text(found.token_text)}]"

@@ -1,4 +1,4 @@
-"""Host: a tokenizer with its oracle and a fake model, the library's beside it."""
+"""Host: a tokenizer with its oracle and a fake model, beside the library's."""
 
 import dataclasses
 import functools
@@ -56,7 +56,9 @@ class Bench:
     rng = random.Random(0)
     whole = list(self.entry.texts)
     for size in (1, 2, 3, 4, 6, 8):
-      whole += ["".join(rng.choices(self.entry.alphabet, k=size)) for _ in "123"]
+      whole += [
+        "".join(rng.choices(self.entry.alphabet, k=size)) for _ in range(3)
+      ]
     found: set[bytes] = set()
     for ids in self.oracle.encode(whole):
       working = self.oracle.bytes_of(ids)[:16]
@@ -68,9 +70,7 @@ class Bench:
   def query(self, text: bytes, padded: bool = True) -> scoring.Query:
     """The query of a working text."""
     tables = self.padded if padded else self.tables
-    return scoring.Query(
-      prefix=self.entry.start, text=text, start=tables.start
-    )
+    return scoring.Query(prefix=self.entry.start, text=text, start=tables.start)
 
   def byte_lm(self, **rest) -> lm.ByteLM:
     """The byte-level model, with padded tables."""

@@ -109,7 +109,7 @@ def test_live_starts_are_the_nodes_that_some_token_carries_on():
   token_id = np.asarray(one.padded.token_id)
   for text, score in zip(texts, benches.scores(one, texts), strict=True):
     paths = scoring.paths(score.nodes, token_id)
-    node, place, weight = score.front
+    node, place, _ = score.front
     found = {paths[n] for n, p in zip(node, place, strict=True)}
     needed = set()
     for path in paths:

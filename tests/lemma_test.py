@@ -47,9 +47,7 @@ def test_mass_is_the_sum_over_an_interval(size):
   low, high = np.array(pairs).T
   found = jax.jit(lemma.mass)(rows, *map(jnp.asarray, (row, low, high)))
   token = np.asarray(rows.token)
-  wanted = [
-    logsum(token[r, a:b]) for r, (a, b) in zip(row, pairs, strict=True)
-  ]
+  wanted = [logsum(token[r, a:b]) for r, (a, b) in zip(row, pairs, strict=True)]
   close(found, np.array(wanted))
 
 
@@ -85,9 +83,7 @@ def standing_of(name):
     found, path = jax.tree.map(lambda leaf: leaf[0], (found, path))
     count = int(found.count)
     standing = covers.standing(one.padded, found, path)
-    parts.append(
-      jax.tree.map(lambda leaf, count=count: leaf[:count], standing)
-    )
+    parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], standing))
     token_id = np.asarray(one.padded.token_id)
     ids = [()]
     for token, parent in zip(

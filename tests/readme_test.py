@@ -67,7 +67,7 @@ def test_one_command_installs_and_runs_and_one_tests():
   [
     pytest.param(
       line,
-      marks=pytest.mark.download if "smollm2" in line or "gemma" in line else (),
+      marks=[pytest.mark.download] * ("smollm2" in line or "gemma" in line),
     )
     for line in commands()
     if not line.startswith(SETUP)

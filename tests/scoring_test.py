@@ -76,7 +76,8 @@ def test_nodes_and_their_weights_are_those_of_the_brute_force(case):
 @pytest.mark.parametrize("case", EVERY)
 def test_allowed_is_the_models_own_probability_of_what_is(case):
   one, texts, found = scored(case)
-  for text, score in zip(texts[:20], found, strict=False):
+  assert len(texts) == len(found)
+  for score in found[:20]:
     nodes = scoring.paths(score.nodes, np.asarray(one.padded.token_id))
     if case.endswith("bare"):
       nodes = scoring.paths(score.nodes, np.asarray(one.tables.token_id))
@@ -284,7 +285,8 @@ def test_few_lengths_are_compiled():
 def test_sizes_are_padded_little_and_are_few():
   sizes = [scoring.bucket(count) for count in range(1, 4096)]
   assert all(size >= count for count, size in enumerate(sizes, 1))
-  assert all(size <= count * 1.26 for count, size in enumerate(sizes, 1)
-             if count > 128)
+  assert all(
+    size <= count * 1.26 for count, size in enumerate(sizes, 1) if count > 128
+  )
   assert sizes == sorted(sizes)
   assert len(set(sizes)) < 48

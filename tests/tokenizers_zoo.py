@@ -13,11 +13,10 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 
+import oracle
 import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
-
-import oracle
 
 SPACE = "\u2581"
 
@@ -678,9 +677,7 @@ def prefix_space():
     "pre_tokenizer": entry.json["pre_tokenizer"] | {"add_prefix_space": True}
   }
   tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
-  return dataclasses.replace(
-    entry, json=data, encode=oracle.library(tokenizer)
-  )
+  return dataclasses.replace(entry, json=data, encode=oracle.library(tokenizer))
 
 
 _PIECES = (SPACE, "a", "b", "\u00e9", f"{SPACE}a", "ab", f"{SPACE}ab", "ba")
@@ -770,10 +767,10 @@ _metaspace("metaspace_whole", "always", False, _SPACES)
 
 def _scores(tokens: Sequence[str], ties: int | None, seed: int):
   rng = random.Random(seed)
-  score = (
-    (lambda: -rng.random()) if ties is None else (lambda: -float(rng.randrange(ties)))
-  )
-  return {token: score() for token in tokens}
+  return {
+    token: -rng.random() if ties is None else -float(rng.randrange(ties))
+    for token in tokens
+  }
 
 
 @_zoo

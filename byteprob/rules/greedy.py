@@ -124,9 +124,7 @@ def _completes(
   return (low > first) & (token < greedy.high[low - 1])
 
 
-def _alone(
-  greedy: GreedyTables, token: Int[Array, " W"]
-) -> Int[Array, " W"]:
+def _alone(greedy: GreedyTables, token: Int[Array, " W"]) -> Int[Array, " W"]:
   """The match that a token itself leaves pending, -1 if none."""
   code = 2 * greedy.node[token] + greedy.inside[token]
   return jnp.where((token != NONE) & greedy.open[code], code, NONE)

@@ -146,9 +146,7 @@ def _beaten(nodes, parent, states, anchor, total):
     better = (own < other) | (~(other < own) & earlier)
     return beaten | (rival & better).any(2)
 
-  return able & jax.lax.fori_loop(
-    0, some.sum(), compare, jnp.zeros_like(able)
-  )
+  return able & jax.lax.fori_loop(0, some.sum(), compare, jnp.zeros_like(able))
 
 
 def by_node(tables: Tables, nodes, path) -> Rivals:

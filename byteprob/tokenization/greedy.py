@@ -77,9 +77,7 @@ class _Longest:
       token: self._bars.get(2 * int(node) + (token in inside), frozenset())
       for token, node in zip(ids, node_of, strict=True)
     }
-    self._type = {
-      token: int(token in inside) for token in ids
-    }
+    self._type = {token: int(token in inside) for token in ids}
 
   def may(self, left: int, right: int) -> bool:
     """Whether no token that starts where `left` does is longer."""

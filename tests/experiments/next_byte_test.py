@@ -63,9 +63,7 @@ def test_token_prompting_is_biased_here(finished):
   text, _, found = finished
   exact, token = found["exact"], found["token_prompted"]
   assert exact[ord("n")] > 0.99 and token[ord("n")] < 0.01
-  want = sum(
-    p * np.log(p / q) for p, q in zip(exact, token, strict=True) if p
-  )
+  want = sum(p * np.log(p / q) for p, q in zip(exact, token, strict=True) if p)
   assert abs(found["kl_nats"] - want) < 1e-3
   assert "the top byte changes from n to" in text
   assert found["exact_continuation"] == "nge"

@@ -1,6 +1,6 @@
 """Host: texts from a byte-level model, many at a time, whole or as a stream.
 
-`sampler.run` does the work on the device. Here prompts become its first
+`loop.run` does the work on the device. Here prompts become its first
 state, and whatever does not fit any more is given more room.
 """
 
@@ -13,23 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import covers, sampler, scoring
-from byteprob.controls import Controls
+from byteprob import covers, scoring
 from byteprob.errors import PromptError
 from byteprob.plan import Query, bucket
 from byteprob.rules.common import NONE
-from byteprob.sampler import Limits, State
+from byteprob.sampling import loop
+from byteprob.sampling import state as states
+from byteprob.sampling.controls import Controls
+from byteprob.sampling.state import Lanes, Limits, State
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
 
 Reason = Literal["end", "max_bytes", "stop", "context", "impossible"]
 
 _REASONS: dict[int, Reason] = {
-  sampler.ENDED: "end",
-  sampler.FULL: "max_bytes",
-  sampler.STOPPED: "stop",
-  sampler.CONTEXT: "context",
-  sampler.IMPOSSIBLE: "impossible",
+  states.ENDED: "end",
+  states.FULL: "max_bytes",
+  states.STOPPED: "stop",
+  states.CONTEXT: "context",
+  states.IMPOSSIBLE: "impossible",
 }
 
 _FOREVER = 2**30
@@ -160,7 +162,7 @@ class Sampler:
     start = int(self._state.calls.max())
     while True:
       left = start + rounds - int(self._state.calls.max())
-      self._state = sampler.run(
+      self._state = loop.run(
         self._model.extend,
         self._limits,
         self._tables,
@@ -170,7 +172,7 @@ class Sampler:
         self._state,
         jnp.int32(left),
       )
-      going = bool((self._state.status == sampler.RUNNING).any())
+      going = bool((self._state.status == states.RUNNING).any())
       if not self._state.crowded:
         return going
       self._limits, self._state = _widen(
@@ -192,7 +194,7 @@ class Sampler:
       found.append(
         Sample(
           text=state["text"][k, :length].tobytes(),
-          logprobs=logprob[: length + (status == sampler.ENDED)],
+          logprobs=logprob[: length + (status == states.ENDED)],
           reason=_REASONS.get(status, "max_bytes"),
           calls=int(state["calls"][k]),
           slots=int(state["peak"][k]),
@@ -263,7 +265,7 @@ def _begin(model, tables, prompts, settings, trust_model):
     path=covers.Path(
       *(_grow(_grow(leaf, 1, text), 1, text + spare) for leaf in done.path)
     ),
-    lanes=sampler.Lanes(
+    lanes=Lanes(
       weight=jnp.where(live, done.weights.front, -jnp.inf),
       row=jnp.where(live, lane, NONE),
       attends=jnp.asarray(done.plan.attends()),
@@ -279,7 +281,7 @@ def _begin(model, tables, prompts, settings, trust_model):
     length=jnp.zeros(batch, jnp.int32),
     limit=jnp.full(batch, settings.max_bytes, jnp.int32),
     key=jnp.stack([prompt.key for prompt in prompts]),
-    status=jnp.full(batch, sampler.RUNNING, jnp.int32),
+    status=jnp.full(batch, states.RUNNING, jnp.int32),
     calls=jnp.zeros(batch, jnp.int32),
     peak=jnp.zeros(batch, jnp.int32),
     crowded=jnp.bool_(False),
@@ -313,7 +315,7 @@ def _widen(model, tables, limits: Limits, state: State):
   wider = dataclasses.replace(
     limits, capacity=capacity, slots=bucket(slots + slots // 2)
   )
-  fresh, front = jax.vmap(lambda start: covers.begin(tables, capacity, start))(
+  fresh, _ = jax.vmap(lambda start: covers.begin(tables, capacity, start))(
     jnp.zeros(batch, jnp.int32)
   )
 
@@ -333,7 +335,7 @@ def _widen(model, tables, limits: Limits, state: State):
       overflow=jnp.zeros(batch, bool),
     ),
     path=covers.Path(*(_grow(leaf, 2, capacity.width) for leaf in state.path)),
-    lanes=sampler.Lanes(
+    lanes=Lanes(
       weight=lanes(state.lanes.weight, -jnp.inf),
       row=lanes(state.lanes.row, NONE),
       attends=_grow(lanes(state.lanes.attends, False), 2, wider.slots, False),

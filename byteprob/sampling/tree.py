@@ -1,0 +1,167 @@
+"""Device: the new nodes of a round, evaluated in one model call."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from byteprob import covers, lemma
+from byteprob.covers import NONE
+from byteprob.sampling.state import RUNNING, lane_of
+
+
+class Tree(NamedTuple):
+  """The nodes not yet evaluated, `[B, T, ...]`, in their order.
+
+  Attributes:
+    some: `bool` whether there is one.
+    weight: `float32` as in `Lanes`, over the text at the round's beginning.
+    row: `int32` where its row is kept.
+    slot: `int32` its own slot.
+    attends: `bool[B, T, S]` slots of its ancestors and its own.
+  """
+
+  some: Bool[Array, "B T"]
+  weight: Float[Array, "B T"]
+  row: Int[Array, "B T"]
+  slot: Int[Array, "B T"]
+  attends: Bool[Array, "B T S"]
+
+
+def plant(limits, tables, state, draft) -> Tree:
+  """Slots and rows for the new nodes, and what they attend to."""
+  del tables
+  batch = len(draft.size)
+  size = limits.tree
+
+  def one(nodes, settled, front_node, lanes):
+    at = settled + jnp.arange(size, dtype=jnp.int32)
+    some = at < nodes.count
+    live = (front_node != NONE)[:, None] & lanes.attends
+    slot = _free(live.any(0), size)
+    used = (
+      jnp.zeros(limits.kept, bool)
+      .at[jnp.where(lanes.row == NONE, limits.kept, lanes.row)]
+      .set(True, mode="drop")
+    )
+    row = _free(used, size)
+    parent = nodes.parent[jnp.where(some, at, 0)]
+    # A node that is in the front already knows its ancestors' slots.
+    here = (front_node[None, :] == at[:, None]).any(1)
+    source = lane_of(front_node, jnp.where(here, at, parent))
+    above = lanes.attends[source]
+    inner = ~here & (parent >= settled)
+
+    def grow(k, attends):
+      known = attends[jnp.maximum(parent[k] - settled, 0)]
+      own = jnp.where(inner[k], known, above[k])
+      own |= jnp.arange(limits.slots) == slot[k]
+      return attends.at[k].set(own & some[k])
+
+    attends = jnp.zeros((size, limits.slots), bool)
+    attends = jax.lax.fori_loop(0, size, grow, attends)
+    return some, jnp.where(some, slot, limits.slots), row, attends
+
+  some, slot, row, attends = jax.vmap(one)(
+    draft.nodes, state.settled, state.front.node, state.lanes
+  )
+  return Tree(
+    some=some & (state.status == RUNNING)[:, None],
+    weight=jnp.full((batch, size), -jnp.inf),
+    row=row,
+    slot=slot,
+    attends=attends,
+  )
+
+
+def _free(used, size):
+  """The first places that are not in use, past the end if there are none."""
+  (found,) = jnp.nonzero(~used, size=size, fill_value=len(used))
+  return found.astype(jnp.int32)
+
+
+def evaluate(extend, limits, tables, params, state, draft, tree):
+  """One model call on the new nodes; their rows go where they are kept."""
+  batch = len(draft.size)
+  at = state.settled[:, None] + jnp.arange(limits.tree, dtype=jnp.int32)[None]
+  at = jnp.where(tree.some, at, 0)
+  each = jnp.arange(batch)[:, None]
+  token = tables.token_id[draft.nodes.token[each, at]]
+  position = state.offset[:, None] + draft.nodes.depth[each, at]
+
+  def stand(nodes, path, at):
+    every = covers.standing(tables, nodes, path)
+    return jax.tree.map(lambda leaf: leaf[at], every)
+
+  standing = jax.vmap(stand)(draft.nodes, draft.path, at)
+  kept = each * limits.kept + tree.row
+  kept = jnp.where(tree.some, kept, batch * limits.kept)
+
+  def call(size, cache, rows):
+    own = slice(0, size)
+    logits, cache = extend(
+      params,
+      cache,
+      token[:, own],
+      position[:, own],
+      tree.slot[:, own],
+      tree.attends[:, own],
+    )
+    flat = jax.tree.map(
+      lambda leaf: leaf[:, own].reshape(batch * size, *leaf.shape[2:]), standing
+    )
+    found = lemma.rows(
+      tables,
+      logits.reshape(batch * size, -1),
+      flat,
+      trust_model=limits.trust_model,
+    )
+    where = kept[:, own].ravel()
+    return cache, jax.tree.map(
+      lambda old, new: old.at[where].set(new, mode="drop"), rows, found
+    )
+
+  needed = tree.some.sum(1).max()
+  sizes = (0, *limits.sizes)
+  branch = (needed > jnp.array(sizes)).sum()
+  calls = [lambda cache, rows: (cache, rows)]
+  calls += [functools.partial(call, size) for size in limits.sizes]
+  return jax.lax.switch(branch, calls, state.cache, state.rows)
+
+
+def weigh(limits, tables, state, draft, tree, rows) -> Tree:
+  """Weights of the new nodes, parents first."""
+  del tables
+  batch = len(draft.size)
+
+  def one(nodes, settled, front_node, lanes, row, some, token):
+    at = settled + jnp.arange(limits.tree, dtype=jnp.int32)
+    at = jnp.where(some, at, 0)
+    parent, own = nodes.parent[at], nodes.token[at]
+    here = (front_node[None, :] == at[:, None]).any(1) & some
+    given = lanes.weight[lane_of(front_node, at)]
+    lane = lane_of(front_node, parent)
+
+    def grow(k, weight):
+      inner = parent[k] >= settled
+      up = jnp.where(inner, parent[k] - settled, 0)
+      above = jnp.where(inner, weight[up], lanes.weight[lane[k]])
+      source = jnp.where(inner, row[up], lanes.row[lane[k]])
+      value = jnp.where(here[k], given[k], above + token[source, own[k]])
+      return weight.at[k].set(jnp.where(some[k], value, -jnp.inf))
+
+    start = jnp.full((limits.tree,), -jnp.inf)
+    return jax.lax.fori_loop(0, limits.tree, grow, start)
+
+  weight = jax.vmap(one)(
+    draft.nodes,
+    state.settled,
+    state.front.node,
+    state.lanes,
+    tree.row,
+    tree.some,
+    rows.token.reshape(batch, limits.kept, -1),
+  )
+  return tree._replace(weight=weight)
