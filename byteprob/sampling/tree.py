@@ -99,7 +99,7 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
   kept = each * limits.kept + tree.row
   kept = jnp.where(tree.some, kept, batch * limits.kept)
 
-  def call(size, cache, rows):
+  def call(size, cache):
     own = slice(0, size)
     logits, cache = extend(
       params,
@@ -109,26 +109,54 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
       tree.slot[:, own],
       tree.attends[:, own],
     )
-    flat = jax.tree.map(
-      lambda leaf: leaf[:, own].reshape(batch * size, *leaf.shape[2:]), standing
-    )
-    found = lemma.rows(
-      tables,
-      logits.reshape(batch * size, -1),
-      flat,
-      trust_model=limits.trust_model,
-    )
-    where = kept[:, own].ravel()
-    return cache, jax.tree.map(
-      lambda old, new: old.at[where].set(new, mode="drop"), rows, found
+    rest = ((0, 0), (0, limits.tree - size), (0, 0))
+    return jnp.pad(logits.astype(jnp.float32), rest), cache
+
+  calls = [functools.partial(call, size) for size in limits.sizes]
+  logits, _ = jax.eval_shape(calls[-1], state.cache)
+  nothing = functools.partial(jnp.zeros, logits.shape)
+  needed = tree.some.sum(1).max()
+  branch = (needed > jnp.array((0, *limits.sizes))).sum()
+  logits, cache = jax.lax.switch(
+    branch, [lambda cache: (nothing(), cache), *calls], state.cache
+  )
+  rows = _keep(
+    functools.partial(lemma.rows, tables, trust_model=limits.trust_model),
+    state.rows,
+    kept.ravel(),
+    tree.some.ravel(),
+    jax.tree.map(
+      lambda leaf: leaf.reshape(len(kept) * limits.tree, *leaf.shape[2:]),
+      (logits, standing),
+    ),
+  )
+  return cache, rows
+
+
+def _keep(make, rows, kept, some, inputs):
+  """Makes the new rows and puts them where they are kept."""
+
+  def one_by_one(rows, inputs):
+    order = jnp.argsort(~some, stable=True)
+
+    def put(k, rows):
+      own = order[k]
+      found = make(*jax.tree.map(lambda leaf: leaf[own][None], inputs))
+      return jax.tree.map(
+        lambda old, new: old.at[kept[own]].set(new[0]), rows, found
+      )
+
+    return jax.lax.fori_loop(0, some.sum(), put, rows)
+
+  def at_once(rows, inputs):
+    return jax.tree.map(
+      lambda old, new: old.at[kept].set(new, mode="drop"), rows, make(*inputs)
     )
 
-  needed = tree.some.sum(1).max()
-  sizes = (0, *limits.sizes)
-  branch = (needed > jnp.array(sizes)).sum()
-  calls = [lambda cache, rows: (cache, rows)]
-  calls += [functools.partial(call, size) for size in limits.sizes]
-  return jax.lax.switch(branch, calls, state.cache, state.rows)
+  # As in `lemma.rows`; and a CPU does better without those that are padding.
+  return jax.lax.platform_dependent(
+    rows, inputs, cpu=one_by_one, default=at_once
+  )
 
 
 def weigh(limits, tables, state, draft, tree, rows) -> Tree:
