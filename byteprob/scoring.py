@@ -379,14 +379,14 @@ def _cut_nodes(nodes: covers.Nodes) -> covers.Nodes:
 def _score(query, offset, read_, sums, nodes, front, trust_model) -> Score:
   """Cuts the padding off."""
   count = int(nodes.count)
-  following = np.logaddexp.reduce(read_.front[:, None] + sums.ending)
   live = front.node >= 0
   byte = read_.byte[: len(query.text)]
-  if np.isnan(following).any() or np.isnan(byte).any():
+  if any(np.isnan(part).any() for part in (byte, read_.front, sums.ending)):
     raise PromptError(
       "The model's logits are not numbers (NaN): its weights are broken, or"
       " its dtype is too narrow for them."
     )
+  following = np.logaddexp.reduce(read_.front[:, None] + sums.ending)
   if trust_model:
     following -= np.logaddexp.reduce(following)
   return Score(

@@ -221,6 +221,8 @@ def _defaults(config_class: str) -> Mapping[str, Any]:
   Taken from the signature and not from an instance, where those that depend
   on others (as `head_dim` does) are filled in already.
   """
+  # It would tell that it needs torch, which is not so here.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # Here, because it takes seconds, and only this function needs it.
   import transformers
 
