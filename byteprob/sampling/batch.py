@@ -236,13 +236,16 @@ def _begin(model, tables, prompts, settings, trust_model):
       " its dtype is too narrow for them."
     )
   batch, width = done.front.node.shape
-  text = bucket(max(len(query.text) for query in queries))
+  text = done.path.node.shape[1]
   most = bucket(settings.max_bytes)
   spare = most + settings.ahead + 1
   limits = dataclasses.replace(
     limits,
     capacity=covers.Capacity(
-      nodes=bucket(int(done.host_nodes.count.max()) + spare + spare // 4),
+      nodes=max(
+        done.nodes.token.shape[1],
+        bucket(int(done.host_nodes.count.max()) + spare + spare // 4),
+      ),
       states=done.nodes.states.shape[2],
       width=width,
     ),
@@ -262,9 +265,7 @@ def _begin(model, tables, prompts, settings, trust_model):
   state = State(
     nodes=jax.tree.map(_put, fresh, done.nodes),
     front=done.front._replace(overflow=jnp.zeros(batch, bool)),
-    path=covers.Path(
-      *(_grow(_grow(leaf, 1, text), 1, text + spare) for leaf in done.path)
-    ),
+    path=covers.Path(*(_grow(leaf, 1, text + spare) for leaf in done.path)),
     lanes=Lanes(
       weight=jnp.where(live, done.weights.front, -jnp.inf),
       row=jnp.where(live, lane, NONE),
