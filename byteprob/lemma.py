@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from byteprob import rules
 from byteprob.covers import Standing, child
+from byteprob.numerics import logsumexp
 from byteprob.rules.common import NONE, in_form
 from byteprob.tokenization.tables import Tables
 
@@ -88,7 +89,7 @@ def rows(
 
 def _rows(tables, logits, standing, *, trust_model):
   """`rows`, all at once."""
-  everything = _logsumexp(logits, 1)
+  everything = logsumexp(logits, 1)
   if trust_model:
     allowed = jnp.ones((1, len(tables.token_id)), bool)
     may_end = jnp.ones(len(logits), bool)
@@ -99,10 +100,10 @@ def _rows(tables, logits, standing, *, trust_model):
   allowed = jnp.pad(allowed, ((0, 0), (0, rest)))
   token_id = jnp.pad(tables.token_id, (0, rest))
   token = jnp.where(allowed, logits[:, token_id], -jnp.inf)
-  block = _logsumexp(token.reshape(len(logits), -1, BLOCK), 2)
-  eos = _logsumexp(logits[:, tables.end_ids], 1)
+  block = logsumexp(token.reshape(len(logits), -1, BLOCK), 2)
+  eos = logsumexp(logits[:, tables.end_ids], 1)
   eos = jnp.where(may_end, eos, -jnp.inf)
-  total = jnp.logaddexp(_logsumexp(block, 1), eos)
+  total = jnp.logaddexp(logsumexp(block, 1), eos)
   norm = everything if trust_model else total
   return Rows(
     token=token - norm[:, None],
@@ -147,7 +148,7 @@ def mass(
   block = jnp.arange(last_block + 1)[None]
   whole = (block >= first[:, None]) & (block < stop[:, None])
   whole = jnp.where(whole, rows.block[row], -jnp.inf)
-  return _logsumexp(jnp.concatenate([left, right, whole], axis=1), 1)
+  return logsumexp(jnp.concatenate([left, right, whole], axis=1), 1)
 
 
 class Follow(NamedTuple):
@@ -269,15 +270,3 @@ def next_bytes(
   found = jax.lax.while_loop(lambda c: c[0] < stop[-1], add, start)[1]
   at_node = (row != NONE) & (place == 0)
   return found.at[:, 256].set(jnp.where(at_node, rows.eos[row], -jnp.inf))
-
-
-def _logsumexp(values: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-  """Log of the sum of exponentials; -inf where all are -inf, or none are."""
-  if not values.shape[axis]:
-    shape = list(values.shape)
-    del shape[axis]
-    return jnp.full(shape, -jnp.inf, values.dtype)
-  top = values.max(axis)
-  safe = jnp.where(jnp.isneginf(top), 0, top)
-  total = jnp.exp(values - jnp.expand_dims(safe, axis)).sum(axis)
-  return jnp.where(jnp.isneginf(top), -jnp.inf, safe + jnp.log(total))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from byteprob.covers import NONE, ROOT, Nodes, Path
 from byteprob.lemma import Follow
+from byteprob.numerics import logsumexp
 from byteprob.tokenization.tables import Tables
 
 
@@ -72,7 +73,7 @@ def weigh(
     old = jnp.where(born, NONE, node)
     depth = n - nodes.end[old] - 1
     terms = follow.starts[old + offset, depth]
-    grown = _logsumexp(weigh_now(old, state) + terms)
+    grown = logsumexp(weigh_now(old, state) + terms, 0)
     byte = grown - state.alive
 
     parent = nodes.parent[node]
@@ -90,7 +91,7 @@ def weigh(
     if follow.beyond is not None:
       rest = follow.beyond[old + offset, depth]
       rest = jnp.where(born, spelled[node + offset], rest)
-      alive = _logsumexp(weigh_now(node, state) + rest)
+      alive = logsumexp(weigh_now(node, state) + rest, 0)
       state = state._replace(alive=jnp.where(valid, alive, state.alive))
     return state, jnp.where(valid, byte, 0.0)
 
@@ -123,13 +124,6 @@ class _State(NamedTuple):
   birth: Float[Array, "N 2"]
   weight: Float[Array, " N"]
   alive: Float[Array, ""]
-
-
-def _logsumexp(values):
-  top = values.max()
-  safe = jnp.where(jnp.isneginf(top), 0.0, top)
-  total = jnp.exp(values - safe).sum()
-  return jnp.where(jnp.isneginf(top), -jnp.inf, safe + jnp.log(total))
 
 
 def _add(pair, value):

@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from byteprob import covers
 from byteprob.covers import NONE
+from byteprob.numerics import logsumexp
 from byteprob.sampling.state import (
   RUNNING,
   draw,
   lane_of,
-  logsumexp,
   next_bytes,
   with_ending,
   write_path,

@@ -20,6 +20,7 @@ from jaxtyping import Array, Int
 
 from byteprob import covers
 from byteprob.covers import NONE
+from byteprob.numerics import logsumexp
 from byteprob.sampling import draft as drafts
 from byteprob.sampling import tree as trees
 from byteprob.sampling.controls import Controls
@@ -35,7 +36,6 @@ from byteprob.sampling.state import (
   State,
   draw,
   lane_of,
-  logsumexp,
   next_bytes,
   with_ending,
   write_path,

@@ -1,7 +1,7 @@
 """Device: what the sampler knows of texts under way."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,11 +153,3 @@ def draw(controls, state, at, logprobs):
     return controls_.draw(controls, jax.random.fold_in(key, step), logprobs)
 
   return jax.vmap(one)(state.key, state.length + at, logprobs)
-
-
-def logsumexp(values: Any, axis: int):
-  """Log of the sum of exponentials; -inf where all are -inf."""
-  top = values.max(axis)
-  safe = jnp.where(jnp.isneginf(top), 0.0, top)
-  total = jnp.exp(values - jnp.expand_dims(safe, axis)).sum(axis)
-  return jnp.where(jnp.isneginf(top), -jnp.inf, safe + jnp.log(total))

@@ -1,0 +1,16 @@
+"""Device: sums of probabilities that are kept as logarithms."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def logsumexp(values: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+  """Log of the sum of exponentials; -inf where all are -inf, or none are."""
+  if not values.shape[axis]:
+    shape = list(values.shape)
+    del shape[axis]
+    return jnp.full(shape, -jnp.inf, values.dtype)
+  top = values.max(axis)
+  safe = jnp.where(jnp.isneginf(top), 0, top)
+  total = jnp.exp(values - jnp.expand_dims(safe, axis)).sum(axis)
+  return jnp.where(jnp.isneginf(top), -jnp.inf, safe + jnp.log(total))
