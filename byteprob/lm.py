@@ -231,16 +231,12 @@ class ByteLM:
   def stream(
     self, context: Context, key: jax.Array, max_bytes: int, **settings: Any
   ) -> Iterator[bytes]:
-    """`sample` for one context; yields bytes as they are drawn."""
+    """`sample` for one context; yields bytes as they are drawn.
+
+    The context and the settings are checked at once.
+    """
     wanted = sampling.Settings(max_bytes=max_bytes, **settings)
-    sampler = self._sampler([context], key, wanted)
-    seen, going = 0, True
-    while going:
-      going = sampler.step(rounds=1)
-      (sample,) = sampler.samples()
-      if len(sample.text) > seen:
-        yield sample.text[seen:]
-        seen = len(sample.text)
+    return _stream(self._sampler([context], key, wanted))
 
   def _sampler(self, contexts, key, settings) -> sampling.Sampler:
     """Prompts, each with its own key."""
@@ -338,6 +334,16 @@ class ByteLM:
       )
     paths = scoring.paths(nodes, np.asarray(self.tables.token_id))
     return paths[whole[0]]
+
+
+def _stream(sampler: sampling.Sampler) -> Iterator[bytes]:
+  seen, going = 0, True
+  while going:
+    going = sampler.step(rounds=1)
+    (sample,) = sampler.samples()
+    if len(sample.text) > seen:
+      yield sample.text[seen:]
+      seen = len(sample.text)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,23 +16,18 @@ import time
 import warnings
 from typing import Any
 
-import jax
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 import byteprob
 from byteprob import store
-from experiments import _readable, _runtime, _tokenwise
+from experiments import _prompts, _readable, _runtime, _tokenwise
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/next_byte.py", "What to do.", lock_config=True
 )
 _MODEL = flags.DEFINE_string("model", None, "A model's name or path.")
-_PROMPT = flags.DEFINE_string("prompt", None, "The prompt, as it stands.")
-_PROMPT_FILE = flags.DEFINE_string(
-  "prompt_file", None, "A file that holds the prompt, any bytes."
-)
 _FIGURE = flags.DEFINE_string(
   "figure", None, "Draw both distributions to this .png, .pdf or .svg file."
 )
@@ -331,23 +326,15 @@ def run() -> None:
   config = _CONFIG.value
   chosen = {
     holder.name: config[holder.name] if holder.value is None else holder.value
-    for holder in (_MODEL, _PROMPT, _MAX_BYTES, _TOP, _VALIDITY, _UTF8, _DTYPE)
+    for holder in (_MODEL, _MAX_BYTES, _TOP, _VALIDITY, _UTF8, _DTYPE)
   }
-  if _PROMPT.value is not None and _PROMPT_FILE.value is not None:
-    raise byteprob.ByteprobError("give --prompt or --prompt_file, not both")
-  # The shell may give bytes that are not UTF-8.
-  prompt = chosen["prompt"].encode("utf-8", "surrogateescape")
-  if _PROMPT_FILE.value is not None:
-    prompt = pathlib.Path(_PROMPT_FILE.value).read_bytes()
+  prompt = _prompts.read(config.prompt)
   figure = _FIGURE.value and pathlib.Path(_FIGURE.value)
   if figure and figure.suffix not in FIGURES:
     raise byteprob.ByteprobError(
       f"--figure={figure} must end in one of {', '.join(FIGURES)}"
     )
-  # What XLA compiles is kept as well: it is most of the time.
-  cache = str(store.cache_dir() / "xla")
-  jax.config.update("jax_compilation_cache_dir", cache)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  _prompts.keep_compiled()
   lm = byteprob.load(
     chosen["model"],
     dtype=chosen["dtype"],
