@@ -1,6 +1,8 @@
 """Host: strict settings, and a cache of our own."""
 
+import gc
 import os
+import pathlib
 
 import jax
 import pytest
@@ -27,6 +29,20 @@ def own_cache(tmp_path_factory):
     del os.environ["BYTEPROB_CACHE"]
   else:
     os.environ["BYTEPROB_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def few_mappings():
+  """Compiled code is forgotten before the system allows no more of it.
+
+  Each compiled function takes some of a process's memory mappings; Linux
+  allows 65,530, and the compiler crashes where there are no more.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.is_file() and maps.read_bytes().count(b"\n") > 30_000:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
