@@ -3,6 +3,7 @@
 from byteprob.errors import (
   ByteprobError,
   CheckpointError,
+  ConstraintError,
   DownloadError,
   PromptError,
   UnsupportedTokenizerError,
@@ -16,6 +17,7 @@ __all__ = [
   "ByteLM",
   "ByteprobError",
   "CheckpointError",
+  "ConstraintError",
   "DownloadError",
   "PromptError",
   "UnsupportedTokenizerError",

@@ -19,3 +19,7 @@ class CheckpointError(ByteprobError):
 
 class DownloadError(ByteprobError):
   """A model could not be fetched."""
+
+
+class ConstraintError(ByteprobError):
+  """A pattern that no byte automaton can be made of."""
