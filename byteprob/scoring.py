@@ -199,6 +199,19 @@ def score_many(
   return found
 
 
+def check_numbers(*parts: np.ndarray | jax.Array) -> None:
+  """Refuses what was made of logits that are not numbers.
+
+  Raises:
+    PromptError: there is a NaN.
+  """
+  if any(np.isnan(part).any() for part in parts):
+    raise PromptError(
+      "The model's logits are not numbers (NaN): its weights are broken, or"
+      " its dtype is too narrow for them."
+    )
+
+
 def read(
   tables: Tables, queries: Sequence[Query]
 ) -> tuple[covers.Nodes, covers.Front, covers.Path]:
@@ -381,11 +394,7 @@ def _score(query, offset, read_, sums, nodes, front, trust_model) -> Score:
   count = int(nodes.count)
   live = front.node >= 0
   byte = read_.byte[: len(query.text)]
-  if any(np.isnan(part).any() for part in (byte, read_.front, sums.ending)):
-    raise PromptError(
-      "The model's logits are not numbers (NaN): its weights are broken, or"
-      " its dtype is too narrow for them."
-    )
+  check_numbers(byte, read_.front, sums.ending)
   following = np.logaddexp.reduce(read_.front[:, None] + sums.ending)
   if trust_model:
     following -= np.logaddexp.reduce(following)
