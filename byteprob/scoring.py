@@ -271,8 +271,10 @@ def list_nodes(tables: Tables, text: bytes) -> list[tuple[int, ...]]:
 
 @jax.jit
 def _standing(tables, nodes, path):
-  """`covers.standing` of all texts."""
-  return jax.vmap(functools.partial(covers.standing, tables))(nodes, path)
+  """`covers.standing` of all nodes of all texts."""
+  stand = functools.partial(covers.standing, tables)
+  every = jnp.arange(nodes.token.shape[1])
+  return jax.vmap(stand, in_axes=(0, 0, None))(nodes, path, every)
 
 
 _read = jax.jit(covers.read, static_argnames=("capacity",))
