@@ -125,12 +125,12 @@ def find(
     token = prompted.next_byte()
     tokens = prompted.spelled(ids)
     token_text = b"".join(prompted.greedy(max_bytes))
-  spelling = _tokenwise.Spelling(lm.tables)
+  spelling = _tokenwise.spelling(lm.tables)
   covers = lm.covers(prompt)
   logs = np.array([value for _, value in covers])
   posterior = np.exp(logs - np.logaddexp.reduce(logs))
   shown = [
-    ([s for s in map(spelling.bytes_of, ids) if s is not None], float(share))
+    ([spelling[token] for token in ids if token in spelling], float(share))
     for (ids, _), share in zip(covers[:1000], posterior, strict=False)
   ]
   shown += [([], float(share)) for share in posterior[1000:]]
