@@ -44,7 +44,7 @@ class Capacity:
 
 
 class Standing(NamedTuple):
-  """What decides on what may follow a node, `[N, ...]` or `[R, ...]` each.
+  """What decides on what may follow nodes, `[R, ...]` each.
 
   Attributes:
     last: last token (in sorted order), -1 at the root.
@@ -53,9 +53,9 @@ class Standing(NamedTuple):
     law: what the rule's mask needs beside (`rules`' `by_node`).
   """
 
-  last: Int[Array, " N"]
-  states: Int[Array, "N H"]
-  forms: Int[Array, "N F"]
+  last: Int[Array, " R"]
+  states: Int[Array, "R H"]
+  forms: Int[Array, "R F"]
   law: Any
 
 
@@ -225,13 +225,21 @@ def _squeeze(keep, size, *values):
   return *moved, keep.sum() > size
 
 
-def standing(tables: Tables, nodes: Nodes, path: "Path") -> Standing:
-  """What decides on what may follow each node of a text."""
+def standing(
+  tables: Tables, nodes: Nodes, path: "Path", own: Int[Array, " R"]
+) -> Standing:
+  """What decides on what may follow nodes of a text.
+
+  Args:
+    tables: the tokenizer.
+    nodes, path: the text's, from `read`.
+    own: the nodes in question.
+  """
   return Standing(
-    last=nodes.token,
-    states=nodes.states,
-    forms=nodes.forms,
-    law=rules.of(tables).by_node(tables, nodes, path),
+    last=nodes.token[own],
+    states=nodes.states[own],
+    forms=nodes.forms[own],
+    law=rules.of(tables).by_node(tables, nodes, path, own),
   )
 
 

@@ -199,6 +199,19 @@ def score_many(
   return found
 
 
+def check_numbers(*parts: np.ndarray | jax.Array) -> None:
+  """Refuses what was made of logits that are not numbers.
+
+  Raises:
+    PromptError: there is a NaN.
+  """
+  if any(np.isnan(part).any() for part in parts):
+    raise PromptError(
+      "The model's logits are not numbers (NaN): its weights are broken, or"
+      " its dtype is too narrow for them."
+    )
+
+
 def read(
   tables: Tables, queries: Sequence[Query]
 ) -> tuple[covers.Nodes, covers.Front, covers.Path]:
@@ -258,8 +271,10 @@ def list_nodes(tables: Tables, text: bytes) -> list[tuple[int, ...]]:
 
 @jax.jit
 def _standing(tables, nodes, path):
-  """`covers.standing` of all texts."""
-  return jax.vmap(functools.partial(covers.standing, tables))(nodes, path)
+  """`covers.standing` of all nodes of all texts."""
+  stand = functools.partial(covers.standing, tables)
+  every = jnp.arange(nodes.token.shape[1])
+  return jax.vmap(stand, in_axes=(0, 0, None))(nodes, path, every)
 
 
 _read = jax.jit(covers.read, static_argnames=("capacity",))
@@ -381,11 +396,7 @@ def _score(query, offset, read_, sums, nodes, front, trust_model) -> Score:
   count = int(nodes.count)
   live = front.node >= 0
   byte = read_.byte[: len(query.text)]
-  if any(np.isnan(part).any() for part in (byte, read_.front, sums.ending)):
-    raise PromptError(
-      "The model's logits are not numbers (NaN): its weights are broken, or"
-      " its dtype is too narrow for them."
-    )
+  check_numbers(byte, read_.front, sums.ending)
   following = np.logaddexp.reduce(read_.front[:, None] + sums.ending)
   if trust_model:
     following -= np.logaddexp.reduce(following)

@@ -22,15 +22,16 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
 import tqdm
-from absl import flags, logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
+import byteprob
 from byteprob import store
 
 PACKAGES = (
@@ -66,6 +67,27 @@ def define_flags(config: str) -> tuple[flags.FlagHolder, flags.FlagHolder]:
     ),
     flags.DEFINE_string("workdir", None, "Where to write.", required=True),
   )
+
+
+def main(run: Callable[[], None], *mistakes: type[Exception]) -> None:
+  """Runs a script; what its users did wrong, they are told in one line.
+
+  Args:
+    run: does what the flags say.
+    *mistakes: exceptions that tell them, beside the library's own and the
+      system's.
+  """
+
+  def checked(argv: list[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+      run()
+    except (byteprob.ByteprobError, OSError, *mistakes) as error:
+      sys.exit(f"error: {error}")
+
+  app.run(checked)
 
 
 def start() -> None:

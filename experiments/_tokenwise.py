@@ -16,43 +16,14 @@ from jaxtyping import Float
 
 from byteprob import lm as lm_lib
 from byteprob.plan import bucket
-from byteprob.tokenization import Tables
+from byteprob.tokenization import Tables, spell_all
 from byteprob.types import EOS
 
 
-class Spelling:
-  """The bytes of tokens, by their model ids."""
-
-  def __init__(self, tables: Tables):
-    names = ("low", "high", "first_child", "children", "node_byte")
-    self._trie = {n: np.asarray(getattr(tables, n)) for n in names}
-    self._length = np.asarray(tables.length)
-    self._ids = np.asarray(tables.token_id)
-    self._place = {int(t): k for k, t in enumerate(self._ids)}
-
-  def bytes_of(self, token: int) -> bytes | None:
-    """A token's bytes; None if it is special, or spells nothing."""
-    place = self._place.get(token)
-    if place is None:
-      return None
-    trie, node, found = self._trie, 0, bytearray()
-    while len(found) < self._length[place]:
-      first = trie["first_child"][node]
-      lows = trie["low"][first : first + trie["children"][node]]
-      # Children divide the sorted vocabulary in order.
-      node = first + np.searchsorted(lows, place, side="right") - 1
-      found.append(trie["node_byte"][node])
-    return bytes(found)
-
-  def first_bytes(self) -> tuple[np.ndarray, np.ndarray]:
-    """Model ids of the tokens that spell bytes, and each one's first byte."""
-    trie = self._trie
-    first = trie["first_child"][0]
-    nodes = range(first, first + trie["children"][0])
-    byte = np.zeros(len(self._ids), np.int64)
-    for node in nodes:
-      byte[trie["low"][node] : trie["high"][node]] = trie["node_byte"][node]
-    return self._ids, byte
+def spelling(tables: Tables) -> dict[int, bytes]:
+  """The bytes of tokens by their model ids, but of those that spell none."""
+  ids = np.asarray(tables.token_id).tolist()
+  return dict(zip(ids, spell_all(tables), strict=True))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames="cache")
@@ -84,7 +55,7 @@ class TokenPrompted:
     """
     self.ids = tuple(ids)
     self._lm = lm
-    self._spelling = Spelling(lm.tables)
+    self._spelling = spelling(lm.tables)
     self._ends = set(np.asarray(lm.tables.end_ids).tolist())
     most = lm.model.context_length
     self._slots = min(bucket(len(self.ids) + room), most)
@@ -114,8 +85,8 @@ class TokenPrompted:
     logits = self._logits
     share = np.exp(logits - logits.max())
     share /= share.sum()
-    ids, byte = self._spelling.first_bytes()
-    found = np.bincount(byte, share[ids], minlength=257)
+    first = [spelled[0] for spelled in self._spelling.values()]
+    found = np.bincount(first, share[list(self._spelling)], minlength=257)
     found[EOS] = sum(share[sorted(self._ends)])
     return found
 
@@ -129,7 +100,7 @@ class TokenPrompted:
     logits, used = self._logits, len(self.ids)
     while sum(map(len, found)) < max_bytes:
       token = int(logits.argmax())
-      spelled = self._spelling.bytes_of(token)
+      spelled = self._spelling.get(token)
       if token in self._ends or spelled is None:
         break
       found.append(spelled)
@@ -141,4 +112,4 @@ class TokenPrompted:
 
   def spelled(self, ids: Sequence[int]) -> list[bytes]:
     """The bytes of tokens, without those that spell nothing."""
-    return [s for s in map(self._spelling.bytes_of, ids) if s is not None]
+    return [self._spelling[token] for token in ids if token in self._spelling]

@@ -7,16 +7,15 @@ The same seed gives the same bytes.
 """
 
 import codecs
-import logging as logging_lib
 import sys
 import time
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 import byteprob
-from experiments import _prompts
+from experiments import _prompts, _runtime
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/generate.py", "What to do.", lock_config=True
@@ -34,17 +33,6 @@ _UTF8 = flags.DEFINE_enum("utf8", None, ["strict", "any"], "See byteprob.load.")
 _FLAGS = (
   _MODEL, _SEED, _MAX_BYTES, _TEMPERATURE, _TOP_P, _TOP_K, _GREEDY, _UTF8
 )  # fmt: skip
-
-
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)
-  logging_lib.getLogger("jax").setLevel("WARNING")
-  try:
-    run()
-  except (byteprob.ByteprobError, ValueError, OSError) as error:
-    sys.exit(f"error: {error}")
 
 
 def run() -> None:
@@ -82,4 +70,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  _runtime.main(run, ValueError)

@@ -8,7 +8,6 @@ goes on greedily from each. `--json=` keeps all that with the command.
 """
 
 import dataclasses
-import logging as logging_lib
 import math
 import pathlib
 import sys
@@ -17,7 +16,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 import byteprob
@@ -126,12 +125,12 @@ def find(
     token = prompted.next_byte()
     tokens = prompted.spelled(ids)
     token_text = b"".join(prompted.greedy(max_bytes))
-  spelling = _tokenwise.Spelling(lm.tables)
+  spelling = _tokenwise.spelling(lm.tables)
   covers = lm.covers(prompt)
   logs = np.array([value for _, value in covers])
   posterior = np.exp(logs - np.logaddexp.reduce(logs))
   shown = [
-    ([s for s in map(spelling.bytes_of, ids) if s is not None], float(share))
+    ([spelling[token] for token in ids if token in spelling], float(share))
     for (ids, _), share in zip(covers[:1000], posterior, strict=False)
   ]
   shown += [([], float(share)) for share in posterior[1000:]]
@@ -305,23 +304,11 @@ def draw(found: Found, top: int, path: pathlib.Path) -> None:
   plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.INFO)
-  for name in ("jax", "matplotlib"):
-    logging_lib.getLogger(name).setLevel("WARNING")
+def run() -> None:
+  """Does what the flags say."""
   warnings.showwarning = lambda message, *_: print(
     f"warning: {message}", file=sys.stderr
   )
-  try:
-    run()
-  except (byteprob.ByteprobError, OSError) as error:
-    sys.exit(f"error: {error}")
-
-
-def run() -> None:
-  """Does what the flags say."""
   begun = time.monotonic()
   config = _CONFIG.value
   chosen = {
@@ -355,4 +342,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  _runtime.main(run)

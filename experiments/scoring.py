@@ -15,7 +15,6 @@ import inspect
 import json.decoder
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 import byteprob
@@ -148,16 +147,6 @@ def measure(
   }
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)
-  try:
-    run()
-  except (byteprob.ByteprobError, OSError) as error:
-    sys.exit(f"error: {error}")
-
-
 def run() -> None:
   """Does what the configuration says."""
   config = _CONFIG.value
@@ -199,4 +188,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  _runtime.main(run)

@@ -18,7 +18,7 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 import byteprob
@@ -103,16 +103,6 @@ def in_process(tokenizer: str, utf8: str, cache_dir: str) -> dict[str, Any]:
   return json.loads(done.stdout)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.WARNING)
-  try:
-    run()
-  except (byteprob.ByteprobError, OSError) as error:
-    sys.exit(f"error: {error}")
-
-
 def run() -> None:
   """Does what the flags say."""
   config = _CONFIG.value
@@ -151,4 +141,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  _runtime.main(run)

@@ -17,7 +17,9 @@ from byteprob import covers, lemma, rules, scoring
 def read(tables, capacity, text, length, start):
   """Nodes of texts, what decides on what may follow them, their masks."""
   nodes, front, path = covers.read(tables, capacity, text, length, start)
-  standing = jax.vmap(functools.partial(covers.standing, tables))(nodes, path)
+  stand = functools.partial(covers.standing, tables)
+  every = jnp.arange(capacity.nodes)
+  standing = jax.vmap(stand, in_axes=(0, 0, None))(nodes, path, every)
   masks = jax.vmap(functools.partial(lemma.mask, tables))(standing)
   return nodes, front, masks
 

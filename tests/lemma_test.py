@@ -82,8 +82,7 @@ def standing_of(name):
     found, _, path = read(one.padded, capacity, buffer, length, start)
     found, path = jax.tree.map(lambda leaf: leaf[0], (found, path))
     count = int(found.count)
-    standing = covers.standing(one.padded, found, path)
-    parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], standing))
+    parts.append(covers.standing(one.padded, found, path, jnp.arange(count)))
     token_id = np.asarray(one.padded.token_id)
     ids = [()]
     for token, parent in zip(

@@ -85,8 +85,7 @@ class Real:
     )
     ids = np.asarray(self.tables.token_id)
     at = scoring.paths(scoring.nodes(self.tables, query), ids).index(node)
-    every = covers.standing(self.tables, nodes, path)
-    one = jax.tree.map(lambda leaf: leaf[at : at + 1], every)
+    one = covers.standing(self.tables, nodes, path, jnp.array([at]))
     return ids[np.asarray(lemma.mask(self.tables, one)[0][0])].tolist()
 
 

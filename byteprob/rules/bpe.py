@@ -53,9 +53,9 @@ def follow(
   return states, (), crowded
 
 
-def by_node(tables: Tables, nodes, path) -> tuple[()]:
+def by_node(tables: Tables, nodes, path, own: Int[Array, " R"]) -> tuple[()]:
   """What `mask` needs beside a node's last token and states: nothing."""
-  del tables, nodes, path
+  del tables, nodes, path, own
   return ()
 
 

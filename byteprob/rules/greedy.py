@@ -62,10 +62,12 @@ def follow(
   )
 
 
-def by_node(tables: Tables, nodes, path) -> Int[Array, "N H"]:
+def by_node(
+  tables: Tables, nodes, path, own: Int[Array, " R"]
+) -> Int[Array, "R H"]:
   """What `mask` needs beside a node's last token and states."""
   del tables, path
-  return nodes.law
+  return nodes.law[own]
 
 
 def mask(

@@ -149,19 +149,21 @@ def _beaten(nodes, parent, states, anchor, total):
   return able & jax.lax.fori_loop(0, some.sum(), compare, jnp.zeros_like(able))
 
 
-def by_node(tables: Tables, nodes, path) -> Rivals:
-  """The rivals at each node's end: live starts of the same anchor."""
+def by_node(tables: Tables, nodes, path, own: Int[Array, " R"]) -> Rivals:
+  """The rivals at nodes' ends: live starts of the same anchor."""
   del tables
-  at = jnp.maximum(nodes.end - 1, 0)
+  end, able = nodes.end[own], nodes.states[own] != NONE
+  law = jax.tree.map(lambda leaf: leaf[own], nodes.law)
+  at = jnp.maximum(end - 1, 0)
   node, place = path.node[at], path.place[at]
   # The node itself has just begun: its place is the root.
-  other = (node != NONE) & (place > 0) & (nodes.end > 0)[:, None]
-  same = nodes.law.anchor[:, :, None, None] == nodes.law.anchor[node][:, None]
-  same &= (nodes.states != NONE)[:, :, None, None]
+  other = (node != NONE) & (place > 0) & (end > 0)[:, None]
+  same = law.anchor[:, :, None, None] == nodes.law.anchor[node][:, None]
+  same &= able[:, :, None, None]
   same &= (nodes.states[node] != NONE)[:, None]
   # The anchor itself, where the piece was cut off, begins at no score.
-  begins = nodes.law.anchor[:, :, None] == node[:, None, :]
-  begins &= (nodes.states != NONE)[:, :, None]
+  begins = law.anchor[:, :, None] == node[:, None, :]
+  begins &= able[:, :, None]
   # A start's sum since an anchor is the same in all its states.
   which = same.argmax(3)
   found = (same.any(3) | begins) & other[:, None, :]
@@ -172,7 +174,7 @@ def by_node(tables: Tables, nodes, path) -> Rivals:
     return jnp.where(begins, 0, values)
 
   ahead = Sum(picked(nodes.law.high), picked(nodes.law.low)) - Sum(
-    nodes.law.high[:, :, None], nodes.law.low[:, :, None]
+    law.high[:, :, None], law.low[:, :, None]
   )
   return Rivals(
     place=jnp.where(found, place[:, None, :], NONE),

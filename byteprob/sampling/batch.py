@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 
 from byteprob import covers, scoring
-from byteprob.errors import PromptError
 from byteprob.plan import Query, bucket
 from byteprob.rules.common import NONE
 from byteprob.sampling import loop
@@ -230,11 +229,7 @@ def _begin(model, tables, prompts, settings, trust_model):
     keep_rows=True,
     spare=settings.max_bytes // 2 + 4 * limits.tree,
   )
-  if np.isnan(done.sums.ending).any():
-    raise PromptError(
-      "The model's logits are not numbers (NaN): its weights are broken, or"
-      " its dtype is too narrow for them."
-    )
+  scoring.check_numbers(done.sums.ending)
   batch, width = done.front.node.shape
   text = done.path.node.shape[1]
   most = bucket(settings.max_bytes)

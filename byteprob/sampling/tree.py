@@ -91,10 +91,7 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
   token = tables.token_id[draft.nodes.token[each, at]]
   position = state.offset[:, None] + draft.nodes.depth[each, at]
 
-  def stand(nodes, path, at):
-    every = covers.standing(tables, nodes, path)
-    return jax.tree.map(lambda leaf: leaf[at], every)
-
+  stand = functools.partial(covers.standing, tables)
   standing = jax.vmap(stand)(draft.nodes, draft.path, at)
   kept = each * limits.kept + tree.row
   kept = jnp.where(tree.some, kept, batch * limits.kept)

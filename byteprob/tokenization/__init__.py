@@ -18,6 +18,7 @@ from byteprob.tokenization import (
 from byteprob.tokenization.compile import compile_tables
 from byteprob.tokenization.spec import TokenizerSpec
 from byteprob.tokenization.tables import VERSION, Tables
+from byteprob.tokenization.trie import spell_all
 
 __all__ = [
   "Tables",
@@ -25,6 +26,7 @@ __all__ = [
   "compile_tables",
   "load_tables",
   "read_spec",
+  "spell_all",
 ]
 
 _HASHED = 2**26  # a GGUF file's metadata stand well within its first bytes

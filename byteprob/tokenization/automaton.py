@@ -2,12 +2,11 @@
 
 Tokens that do the same to every state are of one *kind*; there are a few
 hundred. `read_tokens` finds them, `restrict_pieces` adds what a tokenizer
-demands of a piece as a whole, `drop_dead_ends` takes away what no further
-token could complete.
+demands of a piece as a whole, `without` takes away steps of single tokens.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -232,71 +231,6 @@ def restrict_pieces(raw: TokenAutomaton, law: PieceLaw) -> TokenAutomaton:
       starts=starts,
     )
   )
-
-
-def drop_dead_ends(
-  raw: TokenAutomaton,
-  adjacent: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> TokenAutomaton:
-  """Takes away the steps after which no sequence of tokens could end.
-
-  A token and the state after it may promise what no further token keeps:
-  inside a character or before a certain letter, every token that would go on
-  may be one that BPE would have joined to this one.
-
-  Args:
-    raw: the automaton.
-    adjacent: whether BPE leaves pairs of tokens unjoined, `[P] -> bool[P]`.
-  """
-  kinds = raw.next.shape[1]
-  of_kind = [np.flatnonzero(raw.kind == k) for k in range(kinds)]
-  # Where the text may end, or a cut may come and then an end, all is well.
-  safe = raw.ends.copy()
-  while True:
-    good = (raw.next != DEAD) & safe[raw.next]
-    grown = safe | ((raw.cut != DEAD) & good[raw.cut].any(1))
-    if (grown == safe).all():
-      break
-    safe = grown
-
-  # Elsewhere it depends on the token: `fine[state, kind]`, by token.
-  landing = np.unique(raw.next.astype(np.int64) * kinds + np.arange(kinds))
-  landing = landing[(landing >= 0) & ~safe[landing // kinds]]
-  fine: dict[tuple[int, int], np.ndarray] = {}
-  landed: dict[int, list[int]] = {}
-  for state, kind in zip(*divmod(landing, kinds), strict=True):
-    fine[int(state), int(kind)] = np.zeros(len(of_kind[kind]), bool)
-    landed.setdefault(int(state), []).append(int(kind))
-
-  def onward(state):
-    """Tokens that may follow at a state and lead on, some at a time."""
-    row = raw.next[state]
-    able = np.flatnonzero(row != DEAD)
-    for kind in able[safe[row[able]]]:
-      yield of_kind[kind]
-    for kind in able[~safe[row[able]]]:
-      yield of_kind[kind][fine[int(row[kind]), int(kind)]]
-
-  changed = True
-  while changed:
-    changed = False
-    for state, arrived in landed.items():
-      doubt = np.concatenate([of_kind[k][~fine[state, k]] for k in arrived])
-      cut = raw.cut[state]
-      if cut != DEAD and any(len(tokens) for tokens in onward(cut)):
-        doubt = doubt[:0]
-      for tokens in onward(state):
-        for token in tokens:
-          if not len(doubt):
-            break
-          doubt = doubt[~adjacent(doubt, np.full(len(doubt), token))]
-        if not len(doubt):
-          break
-      for kind in arrived:
-        now = ~np.isin(of_kind[kind], doubt)
-        changed |= bool((now != fine[state, kind]).any())
-        fine[state, kind] = now
-  return without(raw, of_kind, fine)
 
 
 def without(

@@ -11,6 +11,7 @@ from byteprob.tokenization import (
   automaton,
   bpe,
   charclass,
+  deadends,
   greedy,
   levels,
   machine,
@@ -75,7 +76,7 @@ def compile_tables(
     tokens = automaton.restrict_pieces(tokens, _inside(spec))
   if spec.rule == "bpe":
     law = bpe.PairLaw(tree, spec.merges)
-    tokens = automaton.drop_dead_ends(tokens, law.allows)
+    tokens = deadends.drop_pairs(tokens, law.allows)
   else:
     tokens = _LAWS[spec.rule].prepare(spec, tokens)
   forms = _forms(spec, possible, added) if spec.nfc else []

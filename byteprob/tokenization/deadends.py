@@ -16,6 +16,49 @@ from byteprob.errors import UnsupportedTokenizerError
 from byteprob.tokenization import automaton
 from byteprob.tokenization.machine import DEAD
 
+_Fine = dict[tuple[int, int], np.ndarray]
+"""For `(state after, kind)`, whether each token of the kind leads on there."""
+
+
+def drop_pairs(
+  raw: automaton.TokenAutomaton,
+  adjacent: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> automaton.TokenAutomaton:
+  """Takes away dead ends where a rule looks at no more than two tokens.
+
+  A token and the state after it may promise what no further token keeps: the
+  rule may have joined every token that would go on to this one.
+
+  Args:
+    raw: the automaton.
+    adjacent: whether the rule lets pairs of tokens stand side by side inside
+      a piece, `[P] -> bool[P]`.
+  """
+  steps = _Steps(raw)
+  fine = steps.fill(False)
+  landed: dict[int, list[int]] = {}
+  for state, kind in fine:
+    landed.setdefault(state, []).append(kind)
+  changed = True
+  while changed:
+    changed = False
+    for state, kinds in landed.items():
+      doubt = np.concatenate([steps.of_kind[k][~fine[state, k]] for k in kinds])
+      if steps.cut_leads_on(state, fine):
+        doubt = doubt[:0]
+      for tokens in steps.onward(state, fine):
+        for token in tokens:
+          if not len(doubt):
+            break
+          doubt = doubt[~adjacent(doubt, np.full(len(doubt), token))]
+        if not len(doubt):
+          break
+      for kind in kinds:
+        now = ~np.isin(steps.of_kind[kind], doubt)
+        changed |= bool((now != fine[state, kind]).any())
+        fine[state, kind] = now
+  return automaton.without(raw, steps.of_kind, fine)
+
 
 class Follows(Protocol):
   """What a rule says of two tokens side by side inside a piece, by id."""
@@ -38,7 +81,7 @@ def drop(
   law: Callable[[np.ndarray], Follows],
   name: Callable[[int], bytes],
 ) -> automaton.TokenAutomaton:
-  """Takes away the steps after which no sequence of tokens could end.
+  """Takes away dead ends where a rule may look at all tokens of a piece.
 
   Args:
     raw: the automaton.
@@ -48,24 +91,62 @@ def drop(
   Raises:
     UnsupportedTokenizerError: it depends on more than the last token.
   """
-  of_kind = [np.flatnonzero(raw.kind == k) for k in range(raw.next.shape[1])]
-  landing = _unsafe(raw)
-  if not landing:
+  steps = _Steps(raw)
+  if not steps.unsafe:
     return raw
-  asked = np.unique(np.concatenate([of_kind[k] for _, k in landing]))
-  search = _Search(raw, of_kind, landing, law(asked))
+  asked = np.concatenate([steps.of_kind[kind] for _, kind in steps.unsafe])
+  search = _Search(steps, law(np.unique(asked)))
   able, sure = search.able(), search.sure()
-  fine: dict[tuple[int, int], np.ndarray] = {}
-  for state, kind in landing:
-    fine[state, kind] = np.array([(state, t) in able for t in of_kind[kind]])
-    for token in of_kind[kind]:
-      if (state, token) in able and (state, token) not in sure:
-        raise UnsupportedTokenizerError(
-          f"After the token {name(int(token))!r} this tokenizer may demand more"
-          " text where longer tokens leave no way to go on, which byteprob"
-          " cannot compile exactly."
-        )
-  return automaton.without(raw, of_kind, fine)
+  for (state, kind), ok in able.items():
+    for token in steps.of_kind[kind][ok & ~sure[state, kind]]:
+      raise UnsupportedTokenizerError(
+        f"After the token {name(int(token))!r} this tokenizer may demand more"
+        " text where longer tokens leave no way to go on, which byteprob"
+        " cannot compile exactly."
+      )
+  return automaton.without(raw, steps.of_kind, able)
+
+
+class _Steps:
+  """The steps of an automaton, and which of them need more tokens.
+
+  A state is *safe* where the text may end, or a cut may come and then an end.
+
+  Attributes:
+    raw: the automaton.
+    of_kind: the tokens of each kind.
+    unsafe: the steps that lead to other states, `(state after, kind)`.
+  """
+
+  def __init__(self, raw: automaton.TokenAutomaton):
+    self.raw = raw
+    kinds = raw.next.shape[1]
+    self.of_kind = [np.flatnonzero(raw.kind == k) for k in range(kinds)]
+    self._safe = _safe(raw)
+    after = np.unique(raw.next.astype(np.int64) * kinds + np.arange(kinds))
+    after = after[(after >= 0) & ~self._safe[after // kinds]]
+    self.unsafe = [divmod(at, kinds) for at in after.tolist()]
+
+  def fill(self, value: bool) -> _Fine:
+    """The same answer for all tokens of all unsafe steps."""
+    return {
+      (state, kind): np.full(len(self.of_kind[kind]), value)
+      for state, kind in self.unsafe
+    }
+
+  def onward(self, state: int, fine: _Fine) -> Iterator[np.ndarray]:
+    """Tokens that may follow at a state and lead on, some at a time."""
+    row = self.raw.next[state]
+    able = np.flatnonzero(row != DEAD)
+    for kind in able[self._safe[row[able]]]:
+      yield self.of_kind[kind]
+    for kind in able[~self._safe[row[able]]]:
+      yield self.of_kind[kind][fine[int(row[kind]), int(kind)]]
+
+  def cut_leads_on(self, state: int, fine: _Fine) -> bool:
+    """Whether a cut may come at a state, and then some token that leads on."""
+    cut = self.raw.cut[state]
+    return cut != DEAD and any(len(found) for found in self.onward(cut, fine))
 
 
 def _safe(raw) -> np.ndarray:
@@ -79,76 +160,63 @@ def _safe(raw) -> np.ndarray:
     safe = grown
 
 
-def _unsafe(raw) -> dict[tuple[int, int], bool]:
-  """The steps that lead to other states: `(state after, kind)`.
-
-  Returns:
-    Whether the token always starts a piece, for each.
-  """
-  safe = _safe(raw)
-  begins = np.zeros(len(raw.next), bool)
-  begins[list(raw.starts)] = True
-  begins[raw.cut[raw.cut != DEAD]] = True
-  begins[np.unique(raw.next[raw.next != DEAD])] = False
-  found: dict[tuple[int, int], bool] = {}
-  alive = (raw.next != DEAD) & ~safe[raw.next]
-  for state, kind in zip(*np.nonzero(alive), strict=True):
-    key = int(raw.next[state, kind]), int(kind)
-    found[key] = found.get(key, True) and bool(begins[state])
-  return found
-
-
 class _Search:
   """Whether something can follow a state and the token that led to it."""
 
-  def __init__(self, raw, of_kind, landing, law: Follows):
-    self.raw, self.of_kind, self.landing, self.law = raw, of_kind, landing, law
-    self.safe = _safe(raw)
+  def __init__(self, steps: _Steps, law: Follows):
+    self.steps, self.law = steps, law
 
-  def able(self) -> set[tuple[int, int]]:
+  def able(self) -> _Fine:
     """Those after which the last two tokens alone bar not everything."""
-    found = {(q, int(t)) for q, k in self.landing for t in self.of_kind[k]}
-    while True:
-      kept = {pair for pair in found if self._goes_on(*pair, True, found)}
-      if kept == found:
-        return found
-      found = kept
+    first = dict.fromkeys(self.steps.unsafe, True)
+    return self._settle(self.steps.fill(True), first)
 
-  def sure(self) -> set[tuple[int, int]]:
+  def sure(self) -> _Fine:
     """Those after which something may follow whatever stands before."""
-    found: set[tuple[int, int]] = set()
-    while True:
-      grown = set(found)
-      for (state, kind), first in self.landing.items():
-        for token in self.of_kind[kind].tolist():
-          if (state, token) not in grown and self._goes_on(
-            state, token, first, grown
-          ):
-            grown.add((state, token))
-      if grown == found:
-        return found
-      found = grown
+    return self._settle(self.steps.fill(False), self._first())
 
-  def _goes_on(self, state, token, first, good) -> bool:
-    cut = self.raw.cut[state]
-    if cut != DEAD and any(True for _ in self._onward(cut, good)):
-      return True
-    others = list(self._onward(state, good))
-    if first:
-      return any(self.law.may(token, other) for other in others)
-    return all(
-      any(self.law.sure(context, other) for other in others)
-      for context in self.law.contexts(token)
-    )
+  def _first(self) -> dict[tuple[int, int], bool]:
+    """Whether the token of each unsafe step always starts a piece."""
+    raw = self.steps.raw
+    begins = np.zeros(len(raw.next), bool)
+    begins[list(raw.starts)] = True
+    begins[raw.cut[raw.cut != DEAD]] = True
+    begins[np.unique(raw.next[raw.next != DEAD])] = False
+    return {
+      (state, kind): bool(begins[raw.next[:, kind] == state].all())
+      for state, kind in self.steps.unsafe
+    }
 
-  def _onward(self, state, good) -> Iterator[int]:
-    """Tokens that the automaton lets follow and that lead on."""
-    row = self.raw.next[state]
-    able = np.flatnonzero(row != DEAD)
-    for kind in able[self.safe[row[able]]]:
-      yield from self.of_kind[kind].tolist()
-    for kind in able[~self.safe[row[able]]]:
-      after = int(row[kind])
-      for token in self.of_kind[kind].tolist():
-        if (after, token) in good:
-          yield token
+  def _settle(self, fine: _Fine, first: dict[tuple[int, int], bool]) -> _Fine:
+    """Asks again and again until the answers stay as they are.
+
+    Args:
+      fine: the answers to begin with.
+      first: whether each step's tokens are taken to start a piece.
+    """
+    changed = True
+    while changed:
+      changed = False
+      for (state, kind), ok in fine.items():
+        now = self._go_on(state, kind, first[state, kind], fine)
+        changed |= bool((now != ok).any())
+        fine[state, kind] = now
+    return fine
+
+  def _go_on(self, state, kind, first, fine) -> np.ndarray:
+    """What `fine` should say of a step, if the rest of it is right."""
+    tokens = self.steps.of_kind[kind].tolist()
+    if self.steps.cut_leads_on(state, fine):
+      return np.ones(len(tokens), bool)
+    onward = self.steps.onward(state, fine)
+    others = [other for part in onward for other in part.tolist()]
+
+    def follows(token) -> bool:
+      if first:
+        return any(self.law.may(token, other) for other in others)
+      return all(
+        any(self.law.sure(context, other) for other in others)
+        for context in self.law.contexts(token)
+      )
+
+    return np.array([follows(token) for token in tokens], bool)

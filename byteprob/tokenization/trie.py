@@ -1,8 +1,10 @@
-"""Host: a sorted vocabulary is a trie; this names its nodes."""
+"""Host: a sorted vocabulary is a trie; this names its nodes, and reads them."""
 
 import dataclasses
 
 import numpy as np
+
+from byteprob.tokenization.tables import Tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,3 +68,20 @@ def build(tokens: list[bytes]) -> tuple[Trie, np.ndarray]:
     children=children,
   )
   return trie, node
+
+
+def spell_all(tables: Tables) -> list[bytes]:
+  """The bytes of every token, in the order of `tables.token_id`."""
+  low, high = np.asarray(tables.low), np.asarray(tables.high)
+  children, byte = np.asarray(tables.children), np.asarray(tables.node_byte)
+  length = np.asarray(tables.length)
+  spelled = np.zeros((len(length), tables.longest), np.uint8)
+  level = slice(0, 1)
+  for at in range(tables.longest):
+    # A level's nodes follow on those of the level above, in sorted order.
+    level = slice(level.stop, level.stop + int(children[level].sum()))
+    below = high[level] - low[level]
+    spelled[length > at, at] = np.repeat(byte[level], below)
+  return [
+    row[:size].tobytes() for row, size in zip(spelled, length, strict=True)
+  ]

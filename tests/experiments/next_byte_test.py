@@ -86,16 +86,16 @@ def test_token_prompting_is_a_plain_forward(lm):
   share = np.exp(np.float64(logits) - np.max(logits))
   share /= share.sum()
   prompted = _tokenwise.TokenPrompted(lm, ids, 8)
-  spelling = _tokenwise.Spelling(lm.tables)
+  spelling = _tokenwise.spelling(lm.tables)
   want = np.zeros(257)
   for token, probability in enumerate(share):
-    if spelled := spelling.bytes_of(token):
+    if spelled := spelling.get(token):
       want[spelled[0]] += probability
   want[256] = share[np.asarray(lm.tables.end_ids)].sum()
   np.testing.assert_allclose(prompted.next_byte(), want, atol=1e-5)
   assert b"".join(prompted.spelled(ids)) == PROMPT.encode()
   first = prompted.greedy(1)
-  assert first == [spelling.bytes_of(int(share.argmax()))]
+  assert first == [spelling.get(int(share.argmax()))]
 
 
 def test_divergence():
