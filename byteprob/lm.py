@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import hub, models, prompt, sampling, scoring
+from byteprob import constraints, hub, models, prompt, sampling, scoring
+from byteprob.constraints import Constraint
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.prompt import Context
 from byteprob.tokenization import Tables, load_tables
 from byteprob.types import EOS, Model
 
 Validity = Literal["exact", "trust_model"]
+Draft = Literal["rows", "look_up"] | Any
+"""A source of drafts by its name, or a `ByteLM`."""
 
 
 def load(
@@ -205,6 +208,9 @@ class ByteLM:
     contexts: Sequence[Context],
     key: jax.Array,
     max_bytes: int,
+    *,
+    constraint: str | Constraint | None = None,
+    draft: Draft = "rows",
     **settings: Any,
   ) -> list[sampling.Sample]:
     """Draws a text after each context, byte by byte, exactly.
@@ -214,32 +220,58 @@ class ByteLM:
       key: from `jax.random.key`; text `k` uses `fold_in(key, k)`, so that it
         does not depend on the others.
       max_bytes: bytes of each text at most.
+      constraint: a regular expression that the texts must match, or what
+        `constraints.compile_regex` made of one: what it forbids is never
+        drawn. The contexts do not count.
+      draft: where bytes are guessed that a model call then confirms: "rows",
+        what is known already; "look_up", also what followed the last bytes
+        before; or a smaller `ByteLM`, with any tokenizer. The texts are the
+        same, the number of model calls is not.
       **settings: temperature, top_p and others; see `sampling.Settings`.
 
     Raises:
       PromptError: a context cannot be expressed in the model's tokens, or is
         longer than the model's context.
+      ConstraintError: the regular expression is not one, or matches nothing.
       ValueError: a setting makes no sense.
     """
-    wanted = sampling.Settings(max_bytes=max_bytes, **settings)
     if not contexts:
+      sampling.Settings(max_bytes=max_bytes, **settings)
       return []
-    sampler = self._sampler(contexts, key, wanted)
+    sampler = self.sampler(
+      contexts, key, max_bytes, constraint=constraint, draft=draft, **settings
+    )
     sampler.step()
     return sampler.samples()
 
   def stream(
-    self, context: Context, key: jax.Array, max_bytes: int, **settings: Any
+    self, context: Context, key: jax.Array, max_bytes: int, **rest: Any
   ) -> Iterator[bytes]:
     """`sample` for one context; yields bytes as they are drawn.
 
     The context and the settings are checked at once.
     """
-    wanted = sampling.Settings(max_bytes=max_bytes, **settings)
-    return _stream(self._sampler([context], key, wanted))
+    return _stream(self.sampler([context], key, max_bytes, **rest))
 
-  def _sampler(self, contexts, key, settings) -> sampling.Sampler:
-    """Prompts, each with its own key."""
+  def sampler(
+    self,
+    contexts: Sequence[Context],
+    key: jax.Array,
+    max_bytes: int,
+    *,
+    constraint: str | Constraint | None = None,
+    draft: Draft = "rows",
+    **settings: Any,
+  ) -> sampling.Sampler:
+    """What `sample` does, to be done step by step.
+
+    Its `step` goes on with all texts, its `samples` are the texts so far.
+    """
+    # A guess that goes past the next token's end needs room.
+    wide = {} if draft == "rows" else {"ahead": 24, "rows": 16}
+    wanted = sampling.Settings(max_bytes=max_bytes, **(wide | settings))
+    if isinstance(constraint, str):
+      constraint = constraints.compile_regex(constraint)
     cuts = [self._cut(context)[-1] for context in contexts]
     prompts = [
       sampling.Prompt(
@@ -253,7 +285,9 @@ class ByteLM:
       self.model,
       self.tables,
       prompts,
-      settings,
+      wanted,
+      constraint=constraint,
+      drafts=_drafts(draft, contexts, key, wanted),
       trust_model=self.validity == "trust_model",
     )
 
@@ -334,6 +368,35 @@ class ByteLM:
       )
     paths = scoring.paths(nodes, np.asarray(self.tables.token_id))
     return paths[whole[0]]
+
+
+def _drafts(draft, contexts, key, settings) -> sampling.Drafts | None:
+  """The source that a user names."""
+  if draft == "rows":
+    return None
+  if draft == "look_up":
+    return sampling.Drafts(sampling.LookUp(), None, None)
+  if not isinstance(draft, ByteLM):
+    raise ValueError(
+      f"draft must be 'rows', 'look_up' or a ByteLM, not {draft!r}"
+    )
+  # It runs ahead of the text, and leaves out what hardly matters.
+  ahead = dataclasses.replace(
+    settings,
+    max_bytes=settings.max_bytes + 2 * settings.ahead,
+    eps=sampling.TRIFLE,
+    ahead=12,
+    rows=8,
+  )
+  small = draft.sampler(
+    contexts, key, **{f.name: getattr(ahead, f.name) for f in _FIELDS}
+  )
+  source = sampling.Smaller(draft.model.extend, small.limits)
+  given = (draft.tables, draft.model.params)
+  return sampling.Drafts(source, given, small.state)
+
+
+_FIELDS = dataclasses.fields(sampling.Settings)
 
 
 def _stream(sampler: sampling.Sampler) -> Iterator[bytes]:

@@ -11,8 +11,6 @@ runs of their own, each part waited for, so that they need not add up.
 
 import contextlib
 import functools
-import inspect
-import json.decoder
 import pathlib
 import statistics
 import time
@@ -28,7 +26,7 @@ from ml_collections import config_flags
 import byteprob
 from byteprob import scoring
 from byteprob.models import decoder
-from experiments import _runtime
+from experiments import _runtime, _texts
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/scoring.py", "What to do.", lock_config=True
@@ -37,23 +35,6 @@ _OUTPUT = flags.DEFINE_string("output", None, "Write the results here.")
 
 PARTS = ("read", "_call", "_weigh")
 """Functions of `byteprob.scoring`: the nodes, model and lemma, the sums."""
-
-
-def source(name: str) -> bytes:
-  """A long ASCII text: `english` (Python's help topics) or `code`."""
-  if name == "english":
-    from pydoc_data import topics
-
-    text = "\n".join(topics.topics[key] for key in sorted(topics.topics))
-  elif name == "code":
-    import argparse
-
-    text = inspect.getsource(json.decoder) + inspect.getsource(argparse)
-  else:
-    raise byteprob.ByteprobError(
-      f"there is no text {name!r}: name english or code"
-    )
-  return text.encode("ascii", "ignore")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -150,7 +131,7 @@ def measure(
 def run() -> None:
   """Does what the configuration says."""
   config = _CONFIG.value
-  sources = {name: source(name) for name in config.texts}
+  sources = {name: _texts.source(name) for name in config.texts}
   lm = byteprob.load(config.model)
   cases = [
     (name, size, batch)

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import re
 
 import benches
 import jax
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from benches import close, make_bench
 
-from byteprob.errors import PromptError
-from byteprob.sampling import batch, controls, loop
+from byteprob.errors import ConstraintError, PromptError
+from byteprob.sampling import batch, controls, loop, sources
 
 EOS = 256
 NAMES = ("gpt2", "whole_pieces", "gemma")
@@ -68,8 +69,16 @@ def test_a_text_does_not_depend_on_its_neighbours():
     close(alone.logprobs, sample.logprobs)
 
 
-def reference(one, context, size, settings):
-  """Probabilities of all texts of a size, by the controlled exact law."""
+def reference(one, context, size, settings, allows=None):
+  """Probabilities of all texts of a size, by the controlled exact law.
+
+  Args:
+    one: the bench.
+    context: what comes before the texts.
+    size: bytes of each.
+    settings: of the draws.
+    allows: `allows(text, symbol)` says what the constraint lets follow.
+  """
   rest = {
     "temperature": 1.0, "top_k": 257, "top_p": 1.0, "min_p": 0.0
   } | settings  # fmt: skip
@@ -80,6 +89,9 @@ def reference(one, context, size, settings):
       found[text] += probability
       return
     logs = one.reference.next(context + text) / rest["temperature"]
+    if allows:
+      able = [allows(text, symbol) for symbol in range(257)]
+      logs = np.where(able, logs, -np.inf)
     order = np.argsort(-logs, kind="stable")[: rest["top_k"]]
     share = np.exp(logs[order] - np.logaddexp.reduce(logs[order]))
     before = np.cumsum(share) - share
@@ -95,25 +107,14 @@ def reference(one, context, size, settings):
   return found
 
 
-@pytest.mark.parametrize(
-  "settings",
-  [{}, {"temperature": 1.7}, {"temperature": 0.8, "top_p": 0.95}, {"top_k": 3}],
-)
-@pytest.mark.parametrize("ahead", [12, pytest.param(0, marks=pytest.mark.slow)])
-def test_texts_come_in_their_shares(settings, ahead):
-  one = make_bench("gpt2")
-  lm, size, batch = one.byte_lm(), 3, 256
-  context = b"a'"
-  wanted = reference(one, context, size, settings)
-  counts = collections.Counter()
-  for k in range(8):
-    for sample in lm.sample(
-      [context] * batch, jax.random.key(k), size, ahead=ahead, **settings
-    ):
-      counts[sample.text + b"$" * (sample.reason == "end")] += 1
+def agree(samples, wanted):
+  """Chi-square of drawn texts, `$` for their ends, and their shares."""
+  counts = collections.Counter(
+    sample.text + b"$" * (sample.reason == "end") for sample in samples
+  )
   total = sum(counts.values())
   assert set(counts) <= {text for text, share in wanted.items() if share > 0}
-  # Chi-square, rare texts together; its mean is the degrees of freedom.
+  # Rare texts together; the mean is the degrees of freedom.
   rows = [(counts[t], share * total) for t, share in wanted.items()]
   often = [row for row in rows if row[1] >= 5]
   rare = np.sum([row for row in rows if row[1] < 5], axis=0)
@@ -122,6 +123,145 @@ def test_texts_come_in_their_shares(settings, ahead):
   freedom = len(cells) - 1
   assert freedom >= 2
   assert statistic < freedom + 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [{}, {"temperature": 1.7}, {"temperature": 0.8, "top_p": 0.95}, {"top_k": 3}],
+)
+@pytest.mark.parametrize("ahead", [12, pytest.param(0, marks=pytest.mark.slow)])
+def test_texts_come_in_their_shares(settings, ahead):
+  one = make_bench("gpt2")
+  lm, size, context = one.byte_lm(), 3, b"a'"
+  samples = itertools.chain.from_iterable(
+    lm.sample([context] * 256, jax.random.key(k), size, ahead=ahead, **settings)
+    for k in range(8)
+  )
+  agree(samples, reference(one, context, size, settings))
+
+
+def test_one_by_one_they_come_in_the_same_shares():
+  one = make_bench("gpt2")
+  lm, context = one.byte_lm(), b"a'"
+  samples = [lm.sample([context], jax.random.key(k), 2)[0] for k in range(600)]
+  agree(samples, reference(one, context, 2, {}))
+
+
+PATTERN = "[ls][^']*"
+
+
+def test_a_constraint_multiplies_in():
+  one = make_bench("gpt2")
+  lm, context, size = one.byte_lm(), b"a'", 3
+
+  def allows(text, symbol):
+    if not text:
+      return symbol in b"ls"
+    return symbol != ord("'")
+
+  samples = [
+    sample
+    for k in range(8)
+    for sample in lm.sample(
+      [context] * 256, jax.random.key(k), size, constraint=PATTERN
+    )
+  ]
+  agree(samples, reference(one, context, size, {}, allows))
+  for sample in samples[:4]:
+    # Told by the model itself.
+    wanted = lm.byte_logprobs(sample.text, context)
+    close(sample.logprobs[: len(wanted)], wanted, 3e-5)
+
+
+def test_a_constraint_says_when_it_is_complete_or_impossible():
+  one = make_bench("gpt2")
+  lm, key = one.byte_lm(), jax.random.key(1)
+  (done,) = lm.sample([b"a"], key, 9, constraint="(l|s){3}")
+  assert done.reason == "complete"
+  assert re.fullmatch("[ls]{3}", done.text.decode())
+  assert len(done.logprobs) == 3
+  # No token of this model spells a z.
+  (stuck,) = lm.sample([b"a"], key, 9, constraint="lsz")
+  assert (stuck.reason, stuck.text) == ("impossible", b"ls")
+  assert len(stuck.logprobs) == 2
+  (empty,) = lm.sample([b"a"], key, 9, constraint="")
+  assert (empty.reason, empty.text) == ("complete", b"")
+  with pytest.raises(ConstraintError, match="matches no text"):
+    lm.sample([b"a"], key, 9, constraint=r"[^\s\S]")
+
+
+def test_pruning_says_what_it_leaves_out():
+  one = make_bench("gpt2")
+  lm, key = one.byte_lm(), jax.random.key(4)
+  contexts = [b"a'l"] * 32
+  samples = lm.sample(contexts, key, 40, eps=0.05)
+  plain = lm.sample(contexts, key, 40, eps=0.05, ahead=0)
+  for fast, slow in zip(samples, plain, strict=True):
+    assert fast.text == slow.text
+    close(fast.logprobs, slow.logprobs)
+    assert fast.error == pytest.approx(slow.error, abs=1e-5)
+  assert sum(sample.error > 0.01 for sample in samples) > 8
+  # What is kept of a text's probability is a part of it.
+  texts = [sample.text for sample in samples]
+  for sample, exact in zip(
+    samples, lm.byte_logprobs_batch(texts, contexts), strict=True
+  ):
+    kept = sample.logprobs[: len(exact)].sum() + np.log1p(-sample.error)
+    assert kept <= exact.sum() + 1e-4
+  exact = lm.sample(contexts, key, 40)
+  assert all(sample.error == 0 for sample in exact)
+  assert sum(s.slots for s in samples) < sum(s.slots for s in exact)
+
+
+@pytest.mark.parametrize("source", ["look_up", "itself", "another"])
+def test_any_source_of_drafts_gives_the_same_texts(source):
+  one = make_bench("gpt2")
+  lm, key = one.byte_lm(), jax.random.key(1)
+  contexts = contexts_of(one)
+  # The other tokenizer cannot spell all that this one does.
+  draft = {
+    "look_up": "look_up",
+    "itself": lm,
+    "another": make_bench("gemma").byte_lm(),
+  }[source]
+  wanted = lm.sample(contexts, key, 40)
+  found = lm.sample(contexts, key, 40, draft=draft)
+  for one_way, other in zip(wanted, found, strict=True):
+    assert one_way.text == other.text
+    assert one_way.reason == other.reason
+    close(one_way.logprobs, other.logprobs)
+  calls = [sum(each.calls for each in samples) for samples in (wanted, found)]
+  if source == "itself":
+    assert calls[1] < 0.5 * calls[0]
+
+
+def test_repetition_is_looked_up():
+  lm, key = make_bench("gpt2").byte_lm(), jax.random.key(0)
+  context = b"a'll s " * 8
+  settings = {"greedy": True, "stop": (b"$",)}
+  (plain,) = lm.sample([context], key, 60, **settings)
+  (found,) = lm.sample([context], key, 60, draft="look_up", **settings)
+  assert found.text == plain.text
+  assert found.calls <= plain.calls
+
+
+@pytest.mark.parametrize(
+  ("text", "wanted"),
+  [
+    (b"abcdefXabcd", b"efXabcde"),  # then it runs into itself
+    (b"abcdabcd", b"abcdabcd"),
+    (b"xabc", b""),  # not seen before
+    (b"1abcd 2abcd 1abcd", b" 2abcd 1"),  # the longer likeness
+    (b"", b""),
+  ],
+)
+def test_what_is_looked_up(text, wanted):
+  padded = np.zeros(64, np.uint8)
+  padded[: len(text)] = list(text)
+  byte, size = sources.look_up(
+    jnp.asarray(padded), jnp.int32(len(text)), ahead=8, least=4, most=16
+  )
+  assert bytes(np.asarray(byte)[: int(size)].tolist()) == wanted
 
 
 def test_greedy_takes_the_most_probable():
@@ -194,13 +334,13 @@ def test_more_room_is_made_where_it_is_needed(monkeypatch):
   lm, key = benches.lm.ByteLM(one.model, endless), jax.random.key(7)
   wanted = lm.sample([b"abc", b"ca"], key, 600)
   made = []
-  widen = batch._widen
+  widen = batch.widen
 
-  def noting(*args):
-    made.append(args[2])
-    return widen(*args)
+  def noting(tables, limits, state):
+    made.append(limits)
+    return widen(tables, limits, state)
 
-  monkeypatch.setattr(batch, "_widen", noting)
+  monkeypatch.setattr(batch, "widen", noting)
   run = batch.scoring.run
 
   def narrow(*args, spare, **rest):
@@ -254,6 +394,10 @@ def test_the_context_may_run_full():
     ({"max_bytes": 0}, "max_bytes"),
     ({"stop": (b"",)}, "stop"),
     ({"ahead": -1}, "ahead"),
+    ({"eps": 1.0}, "eps"),
+    ({"eps": -0.1}, "eps"),
+    ({"rows": 2}, "rows"),
+    ({"draft": "magic"}, "draft must be"),
   ],
 )
 def test_settings_that_make_no_sense_are_errors(settings, message):

@@ -5,32 +5,38 @@ state, and whatever does not fit any more is given more room.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import covers, scoring
-from byteprob.plan import Query, bucket
+from byteprob import constraints, covers, scoring
+from byteprob.constraints import Constraint
+from byteprob.plan import Query, bucket, pad_texts
 from byteprob.rules.common import NONE
 from byteprob.sampling import loop
 from byteprob.sampling import state as states
 from byteprob.sampling.controls import Controls
-from byteprob.sampling.state import Lanes, Limits, State
+from byteprob.sampling.state import Lanes, Limits, Request, Source, State
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
 
-Reason = Literal["end", "max_bytes", "stop", "context", "impossible"]
+Reason = Literal[
+  "running", "end", "max_bytes", "stop", "context", "impossible", "complete"
+]
 
 _REASONS: dict[int, Reason] = {
+  states.RUNNING: "running",
   states.ENDED: "end",
   states.FULL: "max_bytes",
   states.STOPPED: "stop",
   states.CONTEXT: "context",
   states.IMPOSSIBLE: "impossible",
+  states.COMPLETE: "complete",
 }
 
 _FOREVER = 2**30
@@ -48,7 +54,10 @@ class Settings:
     min_p: only symbols with at least this share of the largest probability.
     greedy: always the most probable symbol.
     stop: strings of bytes after which a text stops; they stay in it.
+    eps: token sequences that carry less than this share of the text's
+      probability when they begin are left out; 0 leaves out nothing.
     ahead: bytes drafted at most before a model call; 0 for one call a byte.
+    rows: rows of a model call at most, for one text.
   """
 
   max_bytes: int
@@ -58,7 +67,9 @@ class Settings:
   min_p: float = 0.0
   greedy: bool = False
   stop: tuple[bytes, ...] = ()
+  eps: float = 0.0
   ahead: int = 12
+  rows: int = 8
 
   def __post_init__(self):
     """Checks the values.
@@ -81,8 +92,13 @@ class Settings:
       raise ValueError(f"top_k must be 0 (for all) or more, not {self.top_k}")
     if not all(self.stop):
       raise ValueError("a stop string must have at least one byte")
+    if not 0 <= self.eps < 1:
+      raise ValueError(f"eps must be in [0, 1), not {self.eps}")
     if self.ahead < 0:
       raise ValueError(f"ahead must be 0 or more, not {self.ahead}")
+    # One byte may bring as many nodes.
+    if self.rows < 4:
+      raise ValueError(f"rows must be 4 or more, not {self.rows}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,9 +110,14 @@ class Sample:
     logprobs: `float32[n]` log-prob of each byte by the model itself (before
       temperature and the like), in nats; one more for the end, if it ended.
     reason: why it stopped: the text's "end", "max_bytes", a "stop" string,
-      the model's "context" is full, or nothing was possible.
+      the model's "context" is full, the constraint is "complete" (it lets
+      nothing follow), or what it lets follow is "impossible" for the model;
+      or it is "running".
     calls: model calls after the prompt's.
     slots: most rows of the cache in use at once.
+    error: share of the text's probability that was left out for `eps`. The
+      law of the texts differs from the exact one by at most its mean (in
+      total variation, over the texts that are drawn).
   """
 
   text: bytes
@@ -104,6 +125,15 @@ class Sample:
   reason: Reason
   calls: int
   slots: int
+  error: float
+
+
+class Drafts(NamedTuple):
+  """A source of drafts, ready for use; see `state.Source`."""
+
+  source: Source
+  given: Any
+  memory: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +161,8 @@ class Sampler:
     prompts: Sequence[Prompt],
     settings: Settings,
     *,
+    constraint: Constraint | None = None,
+    drafts: Drafts | None = None,
     trust_model: bool = False,
   ):
     """Reads the prompts.
@@ -140,17 +172,25 @@ class Sampler:
     """
     self._model = model
     self._tables = tables
-    self._controls = Controls(
-      temperature=jnp.float32(settings.temperature),
-      top_k=jnp.int32(settings.top_k or 257),
-      top_p=jnp.float32(settings.top_p),
-      min_p=jnp.float32(settings.min_p),
-      greedy=jnp.bool_(settings.greedy),
+    self._source, self._given = drafts[:2] if drafts else (None, None)
+    self.request = Request(
+      controls=Controls(
+        temperature=jnp.float32(settings.temperature),
+        top_k=jnp.int32(settings.top_k or 257),
+        top_p=jnp.float32(settings.top_p),
+        min_p=jnp.float32(settings.min_p),
+        greedy=jnp.bool_(settings.greedy),
+      ),
+      stops=_stop_strings(settings.stop),
+      constraint=constraint,
+      eps=jnp.float32(settings.eps),
     )
-    self._stops = _stop_strings(settings.stop)
-    self._limits, self._state = _begin(
-      model, tables, prompts, settings, trust_model
-    )
+    self.limits, state = _begin(model, tables, prompts, settings, trust_model)
+    if constraint is not None and constraints.complete(constraint, 0):
+      state = state._replace(
+        status=jnp.full_like(state.status, states.COMPLETE)
+      )
+    self.state = state._replace(memory=drafts and drafts.memory)
 
   def step(self, rounds: int = _FOREVER) -> bool:
     """Goes on for a number of rounds (model calls).
@@ -158,45 +198,55 @@ class Sampler:
     Returns:
       Whether any text still goes on.
     """
-    start = int(self._state.calls.max())
+    left = jnp.int32(rounds)
     while True:
-      left = start + rounds - int(self._state.calls.max())
-      self._state = loop.run(
+      self.state, left = loop.run(
         self._model.extend,
-        self._limits,
+        self.limits,
+        self._source,
         self._tables,
         self._model.params,
-        self._controls,
-        self._stops,
-        self._state,
-        jnp.int32(left),
+        self.request,
+        self._given,
+        self.state,
+        left,
       )
-      going = bool((self._state.status == states.RUNNING).any())
-      if not self._state.crowded:
+      going = bool((self.state.status == states.RUNNING).any())
+      if not (going and left):
         return going
-      self._limits, self._state = _widen(
-        self._model, self._tables, self._limits, self._state
-      )
+      if self.state.crowded:
+        self.limits, self.state = widen(self._tables, self.limits, self.state)
+      else:
+        self._source, memory = self._source.widened(
+          self._given, self.state.memory
+        )
+        self.state = self.state._replace(memory=memory)
 
   def samples(self) -> list[Sample]:
     """The texts so far."""
-    state = jax.device_get(
-      {
-        name: getattr(self._state, name)
-        for name in ("text", "logprob", "length", "status", "calls", "peak")
-      }
-    )
+    names = [
+      "text",
+      "read",
+      "length",
+      "logprob",
+      "status",
+      "calls",
+      "peak",
+      "kept",
+    ]
+    state = jax.device_get({name: getattr(self.state, name) for name in names})
     found = []
     for k, length in enumerate(state["length"].tolist()):
-      status = int(state["status"][k])
+      status, read = int(state["status"][k]), int(state["read"][k])
       logprob = state["logprob"][k]
       found.append(
         Sample(
-          text=state["text"][k, :length].tobytes(),
+          text=state["text"][k, read - length : read].tobytes(),
           logprobs=logprob[: length + (status == states.ENDED)],
-          reason=_REASONS.get(status, "max_bytes"),
+          reason=_REASONS[status],
           calls=int(state["calls"][k]),
           slots=int(state["peak"][k]),
+          error=-math.expm1(state["kept"][k]),
         )
       )
     return found
@@ -218,7 +268,9 @@ def _begin(model, tables, prompts, settings, trust_model):
     slots=0,
     context_length=model.context_length,
     ahead=settings.ahead,
+    sizes=_sizes(settings.rows),
     trust_model=trust_model,
+    prunes=settings.eps > 0,
   )
   # Half as many tokens as bytes: more room is made where they are more.
   done = scoring.run(
@@ -268,21 +320,29 @@ def _begin(model, tables, prompts, settings, trust_model):
     ),
     settled=done.nodes.count,
     offset=jnp.asarray(done.plan.offset),
-    read=jnp.array([len(query.text) for query in queries], jnp.int32),
     rows=rows,
     cache=done.cache,
     ending=jnp.array([prompt.ending for prompt in prompts], jnp.float32),
-    text=jnp.zeros((batch, most), jnp.uint8),
-    logprob=jnp.zeros((batch, most + 1)),
+    text=_grow(jnp.asarray(pad_texts(queries)[0]), 1, text + spare, 0),
+    read=jnp.array([len(query.text) for query in queries], jnp.int32),
     length=jnp.zeros(batch, jnp.int32),
+    logprob=jnp.zeros((batch, most + 1)),
     limit=jnp.full(batch, settings.max_bytes, jnp.int32),
     key=jnp.stack([prompt.key for prompt in prompts]),
+    guard=jnp.zeros(batch, jnp.int32),
     status=jnp.full(batch, states.RUNNING, jnp.int32),
+    kept=jnp.zeros(batch),
     calls=jnp.zeros(batch, jnp.int32),
     peak=jnp.zeros(batch, jnp.int32),
     crowded=jnp.bool_(False),
   )
   return limits, state
+
+
+def _sizes(rows: int) -> tuple[int, ...]:
+  """Powers of two, and the largest."""
+  powers = [1 << k for k in range(rows.bit_length()) if 1 << k < rows]
+  return (*powers, rows)
 
 
 def _grow(leaf, axis: int, size: int, fill=NONE):
@@ -297,7 +357,7 @@ def _put(large, small):
   return large.at[tuple(slice(size) for size in small.shape)].set(small)
 
 
-def _widen(model, tables, limits: Limits, state: State):
+def widen(tables: Tables, limits: Limits, state: State) -> tuple[Limits, State]:
   """More room for everything."""
   batch = len(state.length)
   old, slots = limits.capacity, limits.slots

@@ -13,30 +13,36 @@ common random numbers is ours.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from byteprob import covers
+from byteprob import constraints, covers
 from byteprob.covers import NONE
 from byteprob.numerics import logsumexp
 from byteprob.sampling import draft as drafts
 from byteprob.sampling import tree as trees
-from byteprob.sampling.controls import Controls
 from byteprob.sampling.state import (
+  COMPLETE,
   CONTEXT,
   ENDED,
   FULL,
   IMPOSSIBLE,
   RUNNING,
   STOPPED,
+  Given,
   Lanes,
   Limits,
+  Request,
+  Source,
   State,
   draw,
+  guard_after,
   lane_of,
   next_bytes,
+  possible,
   with_ending,
   write_path,
 )
@@ -45,52 +51,88 @@ from byteprob.types import EOS, Extend, Params
 
 
 @functools.partial(
-  jax.jit, static_argnames=("extend", "limits"), donate_argnames="state"
+  jax.jit,
+  static_argnames=("extend", "limits", "source"),
+  donate_argnames="state",
 )
 def run(
   extend: Extend,
   limits: Limits,
+  source: Source | None,
   tables: Tables,
   params: Params,
-  controls: Controls,
-  stops: tuple[Array, Array],
+  request: Request,
+  given: Any,
   state: State,
   rounds: Int[Array, ""],
-) -> State:
+) -> tuple[State, Int[Array, ""]]:
   """Runs rounds until all texts have stopped, or something does not fit.
 
   Args:
     extend: the model.
     limits: what the state was made with.
+    source: where drafts come from beside the rows, or None.
     tables: the tokenizer.
     params: the model's parameters.
-    controls: how bytes are drawn.
-    stops: `uint8[K, L]` stop strings, padded on the left, and `int32[K]`
-      their lengths.
+    request: what is wanted.
+    given: what the source is given.
     state: the texts; donated.
     rounds: at most so many rounds.
+
+  Returns:
+    The texts, and how many rounds are left.
   """
 
   def go_on(carry):
     state, left = carry
-    return (state.status == RUNNING).any() & ~state.crowded & (left > 0)
+    going = (state.status == RUNNING).any() & ~state.crowded & (left > 0)
+    return going & ~source.crowded(state.memory) if source else going
 
   def body(carry):
     state, left = carry
-    draft = drafts.draft_bytes(limits, tables, controls, state)
-    tree = trees.plant(limits, tables, state, draft)
-    cache, rows = trees.evaluate(
-      extend, limits, tables, params, state, draft, tree
+    propose = source and functools.partial(source.propose, given, request)
+    state = go_round(
+      extend, limits, tables, params, request, state, propose=propose
     )
-    tree = trees.weigh(limits, tables, state, draft, tree, rows)
-    state = state._replace(cache=cache, rows=rows)
-    state = _commit(limits, tables, controls, stops, state, draft, tree)
     return state, left - 1
 
-  return jax.lax.while_loop(go_on, body, (state, rounds))[0]
+  return jax.lax.while_loop(go_on, body, (state, rounds))
 
 
-def _commit(limits, tables, controls, stops, state, draft, tree) -> State:
+def go_round(
+  extend: Extend,
+  limits: Limits,
+  tables: Tables,
+  params: Params,
+  request: Request,
+  state: State,
+  *,
+  propose: Any = None,
+  forced: Given | None = None,
+) -> State:
+  """One round: a draft, a model call, what is kept of the draft, a byte.
+
+  Args:
+    extend, limits, tables, params, request, state: see `run`.
+    propose: `Source.propose`, but for its first arguments; or None.
+    forced: bytes that the texts go on with whatever their probabilities; the
+      round may stop before their end.
+  """
+  draft = drafts.draft_bytes(limits, tables, request, state, forced)
+  memory = state.memory
+  if propose is not None:
+    memory, proposed = propose(memory, state, draft)
+    draft = drafts.draft_more(limits, tables, request, state, draft, proposed)
+  tree = trees.plant(limits, state, draft)
+  cache, rows = trees.evaluate(
+    extend, limits, tables, params, state, draft, tree
+  )
+  tree = trees.weigh(limits, state, draft, tree, rows)
+  state = state._replace(cache=cache, rows=rows, memory=memory)
+  return _commit(limits, tables, request, forced, state, draft, tree)
+
+
+def _commit(limits, tables, request, forced, state, draft, tree) -> State:
   """Draws again from what is exact now, and keeps what agrees."""
   batch = len(state.length)
   steps = limits.ahead + 1
@@ -105,64 +147,70 @@ def _commit(limits, tables, controls, stops, state, draft, tree) -> State:
   new = draft.node - state.settled[:, None, None]
   fresh = there & (new >= 0)
   new = jnp.clip(new, 0, limits.tree - 1)
-
-  def pick(values, index):
-    return jax.vmap(lambda values, index: values[index])(values, index)
-
-  weight = jnp.where(
-    fresh, pick(tree.weight, new), pick(state.lanes.weight, old)
-  )
-  weight = jnp.where(there, weight, -jnp.inf)
-  row = jnp.where(fresh, pick(tree.row, new), pick(state.lanes.row, old))
-  asked = jnp.where(
-    fresh & (jnp.arange(steps)[None] <= draft.size[:, None])[:, :, None],
-    row,
-    NONE,
-  )
+  row = jnp.where(fresh, _pick(tree.row, new), _pick(state.lanes.row, old))
+  at = jnp.broadcast_to(jnp.arange(steps)[None], (batch, steps))
+  asked = fresh & (at <= draft.size[:, None])[:, :, None]
+  asked = jnp.where(asked, row, NONE)
   terms = next_bytes(limits, tables, state.rows, asked, draft.place)
   terms = jnp.where(fresh[..., None], terms, draft.terms)
+  before = _pick(state.lanes.weight, old)
+  before = jnp.where(there, before, -jnp.inf)
+  shed = jnp.zeros((batch, steps))
+  if limits.prunes and limits.ahead:
+    weight, shed = jax.vmap(
+      functools.partial(_prune, limits, jnp.log(request.eps))
+    )(draft, tree, state.settled, state.read, terms, before, fresh, new)
+    tree = tree._replace(weight=weight)
+  weight = jnp.where(fresh, _pick(tree.weight, new), before)
   total = logsumexp(weight[..., None] + terms, 2)
   total = total.at[:, 0].set(
     with_ending(state, total[:, 0], jnp.zeros(batch, jnp.int32))
   )
   norm = logsumexp(total, 2)
   logprobs = total - norm[:, :, None]
-  at = jnp.broadcast_to(jnp.arange(steps)[None], (batch, steps))
-  drawn = jax.vmap(
-    lambda at, logprobs: draw(controls, state, at, logprobs),
-    in_axes=1,
-    out_axes=1,
-  )(at, logprobs)
+  able = jax.vmap(functools.partial(possible, request), 1, 1)(
+    draft.guard, logprobs
+  )
+  drawn = jax.vmap(functools.partial(draw, request, state), 1, 1)(at, able)
+  if forced is not None:
+    here = at < forced.size[:, None]
+    index = jnp.minimum(at, forced.byte.shape[1] - 1)
+    byte = jnp.take_along_axis(forced.byte, index, axis=1)
+    drawn = jnp.where(here, byte, drawn)
 
   # The first that differs from the draft, or ends something, is the last.
   drafted = jnp.concatenate(
     [draft.byte, jnp.full((batch, 1), NONE, jnp.int32)], axis=1
   )
   agrees = (drawn == drafted) & (at < draft.size[:, None])
+  value = jnp.take_along_axis(able, drawn[:, :, None], axis=2)[:, :, 0]
+  impossible = ~jnp.isfinite(value)
   text, logprob = _write(state, drawn, logprobs)
-  stopping = _stops(stops, text, state.length, steps)
-  halts = stopping | ~agrees
+  stopping = _stops(request.stops, text, state.read, state.length, steps)
+  halts = stopping | impossible | ~agrees
   last = halts.argmax(1)
   byte = drawn[each, last]
-  ended = byte == EOS
-  impossible = jnp.isneginf(norm[each, last]) | jnp.isnan(norm[each, last])
-  length = state.length + last + ~(ended | impossible)
+  ended, impossible = byte == EOS, impossible[each, last]
+  more = jnp.where(running, last + ~(ended | impossible), 0)
+  length = state.length + more
+  guard = guard_after(request, draft.guard[each, last], byte)
 
   # The last byte's nodes are born, to be evaluated in the next round.
   count = draft.count[each, last]
-  before = covers.Front(
+  front = covers.Front(
     node=draft.node[each, last],
     place=draft.place[each, last],
     overflow=jnp.zeros(batch, bool),
   )
   goes = running & ~ended & ~impossible
+  front_before = front.node
   nodes, front = jax.vmap(
     functools.partial(covers.advance, tables, limits.capacity)
-  )(draft.nodes._replace(count=count), before, byte, goes)
-  lanes = jax.vmap(functools.partial(_lanes, limits))(
+  )(draft.nodes._replace(count=count), front, byte, goes)
+  lanes, shed_last = jax.vmap(functools.partial(_lanes, limits, request.eps))(
     nodes,
     front,
-    before.node,
+    front_before,
     count,
     state.settled,
     state.lanes,
@@ -173,6 +221,8 @@ def _commit(limits, tables, controls, stops, state, draft, tree) -> State:
     total[each, last, jnp.minimum(byte, EOS)],
     state.rows.token.reshape(batch, limits.kept, -1),
   )
+  lost = jnp.where(at < last[:, None], jnp.log1p(-shed), 0.0).sum(1)
+  lost += jnp.where(goes, jnp.log1p(-shed_last), 0.0)
   deepest = state.offset + jnp.where(
     front.node == NONE, 0, jnp.take_along_axis(nodes.depth, front.node, axis=1)
   ).max(1)
@@ -182,10 +232,11 @@ def _commit(limits, tables, controls, stops, state, draft, tree) -> State:
       impossible,
       ended,
       stopping[each, last],
+      _complete(request, guard),
       length >= state.limit,
       deepest + limits.tree >= limits.context_length,
     ],
-    [state.status, IMPOSSIBLE, ENDED, STOPPED, FULL, CONTEXT],
+    [state.status, IMPOSSIBLE, ENDED, STOPPED, COMPLETE, FULL, CONTEXT],
     RUNNING,
   ).astype(jnp.int32)
   # What does not fit is done again, with more room; a lack of slots can be
@@ -194,32 +245,77 @@ def _commit(limits, tables, controls, stops, state, draft, tree) -> State:
   live = _in_use(front, lanes)
   short = (running & (live + 2 * limits.tree > limits.slots)).any()
   in_use = _in_use(state.front, state.lanes) + tree.some.sum(1)
-  after = State(
-    nodes=nodes,
-    front=front,
+
+  def unless_void(new, old):
+    return jax.tree.map(
+      lambda new, old: jnp.where(overflow, old, new), new, old
+    )
+
+  # Whatever lies past the counts is written over later.
+  return state._replace(
+    nodes=nodes._replace(count=unless_void(nodes.count, state.nodes.count)),
+    front=unless_void(front, state.front),
     path=write_path(draft.path, state.read + last, front, goes),
-    lanes=lanes,
-    settled=jnp.where(running, count, state.settled),
-    offset=state.offset,
-    read=state.read + jnp.where(goes, last + 1, 0),
-    rows=None,
-    cache=None,
-    ending=jnp.where(length > 0, -jnp.inf, state.ending),
+    lanes=unless_void(lanes, state.lanes),
+    settled=jnp.where(running & ~overflow, count, state.settled),
+    ending=jnp.where((length > 0) & ~overflow, -jnp.inf, state.ending),
     text=text,
+    read=unless_void(state.read + more, state.read),
+    length=unless_void(length, state.length),
     logprob=logprob,
-    length=jnp.where(running, length, state.length),
-    limit=state.limit,
-    key=state.key,
-    status=status,
-    calls=state.calls + tree.some.any(1),
+    guard=jnp.where(goes & ~overflow, guard, state.guard),
+    status=unless_void(status, state.status),
+    kept=state.kept + jnp.where(running & ~overflow, lost, 0.0),
+    calls=state.calls + (tree.some.any(1) & ~overflow),
     peak=jnp.maximum(state.peak, jnp.where(running, in_use, 0)),
-    crowded=short,
+    crowded=state.crowded | overflow | short,
   )
-  before = state._replace(rows=None, cache=None, crowded=jnp.bool_(True))
-  after = jax.tree.map(
-    lambda old, new: jnp.where(overflow, old, new), before, after
+
+
+def _pick(values, index):
+  """`values[b, index[b, ...]]`."""
+  return jax.vmap(lambda values, index: values[index])(values, index)
+
+
+def _complete(request, guard):
+  """Whether nothing may follow but the end, `bool[B]`."""
+  if request.constraint is None:
+    return jnp.zeros(guard.shape, bool)
+  return jax.vmap(functools.partial(constraints.complete, request.constraint))(
+    guard
   )
-  return after._replace(rows=state.rows, cache=state.cache)
+
+
+def _prune(
+  limits, least, draft, tree, settled, read, terms, before, fresh, new
+):  # fmt: skip
+  """Weights of one text's new nodes, -inf where they begin too light.
+
+  A node's weight when it begins is its share of what is kept of the text.
+
+  Returns:
+    `weight[T]`, and the share `[D + 1]` that is left out at each byte.
+  """
+  node = settled + jnp.arange(limits.tree, dtype=jnp.int32)
+  born = jnp.where(tree.there, draft.nodes.end[node] - read, NONE)
+  inner = draft.nodes.parent[node] - settled
+
+  def step(at, carry):
+    weight, shed = carry
+    lanes = jnp.where(fresh[at], weight[new[at]], before[at])
+    byte = draft.byte[jnp.minimum(at, limits.ahead - 1)]
+    total = logsumexp(lanes + terms[at, :, byte], 0)
+    # A node's parent ends before it, so it has been judged.
+    orphan = (inner >= 0) & jnp.isneginf(weight[inner])
+    now = born == at + 1
+    weight = jnp.where(now & orphan, -jnp.inf, weight)
+    share = jnp.where(now, weight - total, -jnp.inf)
+    light = now & ((share < least) | draft.silent)
+    shed = shed.at[at].set(jnp.where(light, jnp.exp(share), 0.0).sum())
+    return jnp.where(light, -jnp.inf, weight), shed
+
+  shed = jnp.zeros(limits.ahead + 1)
+  return jax.lax.fori_loop(0, draft.size, step, (tree.weight, shed))
 
 
 def _in_use(front, lanes):
@@ -229,10 +325,14 @@ def _in_use(front, lanes):
 
 
 def _lanes(
-  limits, nodes, front, before, count, settled, lanes, tree, weight, row, old,
-  grown, token,
-) -> Lanes:  # fmt: skip
-  """What is known of the live starts after the committed bytes."""
+  limits, eps, nodes, front, before, count, settled, lanes, tree, weight, row,
+  old, grown, token,
+) -> tuple[Lanes, Array]:  # fmt: skip
+  """What is known of the live starts after the committed bytes.
+
+  Also the share of the text's probability that is left out with nodes that
+  have just begun.
+  """
   newborn = (front.node >= count) & (front.node != NONE)
   node = jnp.where(newborn, nodes.parent[front.node], front.node)
   lane = lane_of(before, node)
@@ -244,37 +344,45 @@ def _lanes(
   value = token[row[lane], nodes.token[front.node]]
   weight = weight[lane] - grown + jnp.where(newborn, value, 0.0)
   there = front.node != NONE
+  shed = jnp.float32(0)
+  if limits.prunes:
+    light = newborn & (weight < jnp.log(eps))
+    shed = jnp.where(light, jnp.exp(weight), 0.0).sum()
+    there &= ~light & ~jnp.isneginf(weight)
   return Lanes(
     weight=jnp.where(there, weight, -jnp.inf),
     row=jnp.where(there & ~newborn, row[lane], NONE),
     attends=attends & there[:, None],
-  )
+  ), shed
 
 
 def _write(state, drawn, logprobs):
   """Writes all drawn bytes; what is too much is written over later."""
   batch, steps = drawn.shape
   each = jnp.arange(batch)[:, None]
-  at = state.length[:, None] + jnp.arange(steps)[None]
+  at = jnp.arange(steps)[None]
   running = (state.status == RUNNING)[:, None]
-  place = jnp.where(running & (drawn != EOS), at, state.text.shape[1])
+  place = state.read[:, None] + at
+  place = jnp.where(running & (drawn != EOS), place, state.text.shape[1])
   value = jnp.take_along_axis(logprobs, drawn[:, :, None], axis=2)[:, :, 0]
   text = state.text.at[each, place].set(drawn.astype(jnp.uint8), mode="drop")
-  place = jnp.where(running, at, state.logprob.shape[1])
+  place = state.length[:, None] + at
+  place = jnp.where(running, place, state.logprob.shape[1])
   return text, state.logprob.at[each, place].set(value, mode="drop")
 
 
-def _stops(stops, text, length, steps):
+def _stops(stops, text, read, length, steps):
   """Whether a stop string ends at each drawn byte, `bool[B, D + 1]`."""
   wanted, size = stops
   count, longest = wanted.shape
   if not count:
     return jnp.zeros((len(text), steps), bool)
   back = jnp.arange(longest) - longest + 1
-  at = length[:, None, None] + jnp.arange(steps)[None, :, None]
-  at = at + back[None, None]
+  ahead = jnp.arange(steps)[:, None] + back[None]
+  at = read[:, None, None] + ahead[None]
   found = jax.vmap(lambda text, at: text[at])(text, jnp.maximum(at, 0))
-  inside = (at >= 0)[:, :, None]
+  # The prompt's bytes do not count.
+  inside = length[:, None, None] + ahead[None] >= 0
   needed = back[None, :] > -size[:, None]
-  same = (found[:, :, None] == wanted[None, None]) & inside
+  same = (found[:, :, None] == wanted[None, None]) & inside[:, :, None]
   return (same | ~needed[None, None]).all(3).any(2)

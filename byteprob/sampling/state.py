@@ -1,21 +1,24 @@
 """Device: what the sampler knows of texts under way."""
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from byteprob import covers, lemma
+from byteprob import constraints, covers, lemma
+from byteprob.constraints import Constraint
 from byteprob.covers import NONE
 from byteprob.sampling import controls as controls_
+from byteprob.sampling.controls import Controls
 from byteprob.types import EOS, Cache
 
-RUNNING, ENDED, FULL, STOPPED, CONTEXT, IMPOSSIBLE = range(6)
+RUNNING, ENDED, FULL, STOPPED, CONTEXT, IMPOSSIBLE, COMPLETE = range(7)
 """Why a row goes on or has stopped: it runs; the text's end was drawn; as
 many bytes as asked for; a stop string; the model's context is full; no byte
-was possible.
+was possible; the constraint lets nothing follow.
 """
 
 
@@ -32,6 +35,7 @@ class Limits:
     slots: `S`.
     context_length: see `Model`.
     trust_model: see `lemma.rows`.
+    prunes: whether light nodes are left out (`Request.eps`).
   """
 
   capacity: covers.Capacity
@@ -41,6 +45,7 @@ class Limits:
   sizes: tuple[int, ...] = (1, 2, 4, 8)
   doubt: float = 0.3
   trust_model: bool = False
+  prunes: bool = False
 
   @property
   def tree(self) -> int:
@@ -51,6 +56,23 @@ class Limits:
   def kept(self) -> int:
     """Rows that are kept of a text."""
     return self.capacity.width + self.tree
+
+
+class Request(NamedTuple):
+  """What is wanted of all texts.
+
+  Attributes:
+    controls: how bytes are drawn.
+    stops: `uint8[K, L]` stop strings, padded on the left, and `int32[K]`
+      their lengths.
+    constraint: what the texts must match, or None.
+    eps: `float32[]` nodes that weigh less when they begin are left out.
+  """
+
+  controls: Controls
+  stops: tuple[UInt8[Array, "K L"], Int[Array, " K"]]
+  constraint: Constraint | None
+  eps: Float[Array, ""]
 
 
 class Lanes(NamedTuple):
@@ -78,20 +100,24 @@ class State(NamedTuple):
     lanes: what is known of them.
     settled: `int32[B]` nodes below it are evaluated.
     offset: `int32[B]` position of the root's row in the model.
-    read: `int32[B]` bytes of the working text so far.
     rows: what the evaluated rows say, `[B * kept, ...]`.
     cache: the model's.
     ending: `float32[B]` log-weight of an end of the text that no live start
       tells of; for the empty text of tokenizers that begin with a space.
-    text: `uint8[B, M]` bytes drawn.
-    logprob: `float32[B, M + 1]` their log-probs, and the end's.
-    length: `int32[B]` how many.
+    text: `uint8[B, M]` the working text: the prompt's bytes, then those drawn.
+    read: `int32[B]` how many.
+    length: `int32[B]` how many of them were drawn.
+    logprob: `float32[B, L]` log-probs of the drawn ones, and the end's.
     limit: `int32[B]` how many are wanted.
     key: `key[B]` of each text.
+    guard: `int32[B]` the constraint's state.
     status: `int32[B]` see above.
+    kept: `float32[B]` log of the share of the text's probability that pruning
+      has left.
     calls: `int32[B]` model calls.
     peak: `int32[B]` most slots in use.
     crowded: `bool[]` something did not fit; the last round was not committed.
+    memory: what the draft's source remembers.
   """
 
   nodes: covers.Nodes
@@ -100,19 +126,64 @@ class State(NamedTuple):
   lanes: Lanes
   settled: Int[Array, " B"]
   offset: Int[Array, " B"]
-  read: Int[Array, " B"]
   rows: lemma.Rows
   cache: Cache
   ending: Float[Array, " B"]
   text: UInt8[Array, "B M"]
-  logprob: Float[Array, "B L"]
+  read: Int[Array, " B"]
   length: Int[Array, " B"]
+  logprob: Float[Array, "B L"]
   limit: Int[Array, " B"]
   key: jax.Array
+  guard: Int[Array, " B"]
   status: Int[Array, " B"]
+  kept: Float[Array, " B"]
   calls: Int[Array, " B"]
   peak: Int[Array, " B"]
   crowded: Bool[Array, ""]
+  memory: Any = None
+
+
+class Given(NamedTuple):
+  """Bytes that are not drawn.
+
+  Attributes:
+    byte: `int32[B, D]`.
+    size: `int32[B]` how many there are.
+  """
+
+  byte: Int[Array, "B D"]
+  size: Int[Array, " B"]
+
+
+class Source(Protocol):
+  """Where drafts come from beside the rows; hashable, since it is compiled.
+
+  Whatever it proposes, each byte of a text is drawn exactly: what it does not
+  share with the proposal costs time and nothing else.
+  """
+
+  def propose(
+    self, given: Any, request: Request, memory: Any, state: State, draft: Any
+  ) -> tuple[Any, Given]:
+    """Bytes that may follow a draft.
+
+    Args:
+      given: arrays that do not change.
+      request: what is wanted of the texts.
+      memory: what it remembers, `State.memory`.
+      state: the texts, without the draft.
+      draft: the draft so far (`draft.Draft`).
+
+    Returns:
+      Its memory and the bytes.
+    """
+
+  def crowded(self, memory: Any) -> Bool[Array, ""]:
+    """Whether something has not fitted in its memory."""
+
+  def widened(self, given: Any, memory: Any) -> tuple["Source", Any]:
+    """On the host: itself with more room."""
 
 
 def lane_of(front_node, node):
@@ -146,10 +217,27 @@ def with_ending(state, total, at):
   return total.at[:, EOS].set(jnp.logaddexp(total[:, EOS], ending))
 
 
-def draw(controls, state, at, logprobs):
+def possible(request, guard, logprobs):
+  """Log-probs `[B, 257]` with what the constraint forbids at -inf."""
+  if request.constraint is None:
+    return logprobs
+  allowed = jax.vmap(functools.partial(constraints.allowed, request.constraint))
+  return jnp.where(allowed(guard), logprobs, -jnp.inf)
+
+
+def guard_after(request, guard, byte):
+  """The constraint's states `[B]` after a byte each, -1 if it is forbidden."""
+  if request.constraint is None:
+    return guard
+  step = functools.partial(constraints.step, request.constraint)
+  return jax.vmap(step)(guard, byte)
+
+
+def draw(request, state, at, logprobs):
   """Draws with the random numbers of each text's step."""
 
   def one(key, step, logprobs):
-    return controls_.draw(controls, jax.random.fold_in(key, step), logprobs)
+    key = jax.random.fold_in(key, step)
+    return controls_.draw(request.controls, key, logprobs)
 
   return jax.vmap(one)(state.key, state.length + at, logprobs)

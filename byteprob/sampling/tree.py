@@ -16,13 +16,16 @@ class Tree(NamedTuple):
   """The nodes not yet evaluated, `[B, T, ...]`, in their order.
 
   Attributes:
-    some: `bool` whether there is one.
+    there: `bool` whether there is one.
+    some: `bool` whether it is evaluated: not all are if light ones are left
+      out.
     weight: `float32` as in `Lanes`, over the text at the round's beginning.
     row: `int32` where its row is kept.
     slot: `int32` its own slot.
     attends: `bool[B, T, S]` slots of its ancestors and its own.
   """
 
+  there: Bool[Array, "B T"]
   some: Bool[Array, "B T"]
   weight: Float[Array, "B T"]
   row: Int[Array, "B T"]
@@ -30,23 +33,23 @@ class Tree(NamedTuple):
   attends: Bool[Array, "B T S"]
 
 
-def plant(limits, tables, state, draft) -> Tree:
+def plant(limits, state, draft) -> Tree:
   """Slots and rows for the new nodes, and what they attend to."""
-  del tables
   batch = len(draft.size)
   size = limits.tree
 
-  def one(nodes, settled, front_node, lanes):
+  def one(nodes, settled, running, silent, front_node, lanes):
     at = settled + jnp.arange(size, dtype=jnp.int32)
-    some = at < nodes.count
+    there = (at < nodes.count) & running
+    some = there & ~silent
     live = (front_node != NONE)[:, None] & lanes.attends
-    slot = _free(live.any(0), size)
+    slot = _ranked(_free(live.any(0), size), some, limits.slots)
     used = (
       jnp.zeros(limits.kept, bool)
       .at[jnp.where(lanes.row == NONE, limits.kept, lanes.row)]
       .set(True, mode="drop")
     )
-    row = _free(used, size)
+    row = _ranked(_free(used, size), some, NONE)
     parent = nodes.parent[jnp.where(some, at, 0)]
     # A node that is in the front already knows its ancestors' slots.
     here = (front_node[None, :] == at[:, None]).any(1)
@@ -62,13 +65,19 @@ def plant(limits, tables, state, draft) -> Tree:
 
     attends = jnp.zeros((size, limits.slots), bool)
     attends = jax.lax.fori_loop(0, size, grow, attends)
-    return some, jnp.where(some, slot, limits.slots), row, attends
+    return there, some, slot, row, attends
 
-  some, slot, row, attends = jax.vmap(one)(
-    draft.nodes, state.settled, state.front.node, state.lanes
+  there, some, slot, row, attends = jax.vmap(one)(
+    draft.nodes,
+    state.settled,
+    state.status == RUNNING,
+    draft.silent,
+    state.front.node,
+    state.lanes,
   )
   return Tree(
-    some=some & (state.status == RUNNING)[:, None],
+    there=there,
+    some=some,
     weight=jnp.full((batch, size), -jnp.inf),
     row=row,
     slot=slot,
@@ -82,19 +91,28 @@ def _free(used, size):
   return found.astype(jnp.int32)
 
 
+def _ranked(free, some, none):
+  """One of the free places for each that wants some, in order."""
+  rank = jnp.cumsum(some) - 1
+  return jnp.where(some, free[rank], none)
+
+
 def evaluate(extend, limits, tables, params, state, draft, tree):
   """One model call on the new nodes; their rows go where they are kept."""
   batch = len(draft.size)
-  at = state.settled[:, None] + jnp.arange(limits.tree, dtype=jnp.int32)[None]
-  at = jnp.where(tree.some, at, 0)
   each = jnp.arange(batch)[:, None]
+  # Those that are evaluated stand in front.
+  order = jnp.argsort(~tree.some, axis=1, stable=True)
+  some, slot, row = tree.some[each, order], tree.slot[each, order], tree.row
+  row, attends = row[each, order], tree.attends[each, order]
+  at = jnp.where(some, state.settled[:, None] + order, 0)
   token = tables.token_id[draft.nodes.token[each, at]]
   position = state.offset[:, None] + draft.nodes.depth[each, at]
 
   stand = functools.partial(covers.standing, tables)
   standing = jax.vmap(stand)(draft.nodes, draft.path, at)
-  kept = each * limits.kept + tree.row
-  kept = jnp.where(tree.some, kept, batch * limits.kept)
+  kept = each * limits.kept + row
+  kept = jnp.where(some, kept, batch * limits.kept)
 
   def call(size, cache):
     own = slice(0, size)
@@ -103,8 +121,8 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
       cache,
       token[:, own],
       position[:, own],
-      tree.slot[:, own],
-      tree.attends[:, own],
+      slot[:, own],
+      attends[:, own],
     )
     rest = ((0, 0), (0, limits.tree - size), (0, 0))
     return jnp.pad(logits.astype(jnp.float32), rest), cache
@@ -112,7 +130,7 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
   calls = [functools.partial(call, size) for size in limits.sizes]
   logits, _ = jax.eval_shape(calls[-1], state.cache)
   nothing = functools.partial(jnp.zeros, logits.shape)
-  needed = tree.some.sum(1).max()
+  needed = some.sum(1).max()
   branch = (needed > jnp.array((0, *limits.sizes))).sum()
   logits, cache = jax.lax.switch(
     branch, [lambda cache: (nothing(), cache), *calls], state.cache
@@ -121,7 +139,7 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
     functools.partial(lemma.rows, tables, trust_model=limits.trust_model),
     state.rows,
     kept.ravel(),
-    tree.some.ravel(),
+    some.ravel(),
     jax.tree.map(
       lambda leaf: leaf.reshape(len(kept) * limits.tree, *leaf.shape[2:]),
       (logits, standing),
@@ -156,26 +174,29 @@ def _keep(make, rows, kept, some, inputs):
   )
 
 
-def weigh(limits, tables, state, draft, tree, rows) -> Tree:
-  """Weights of the new nodes, parents first."""
-  del tables
+def weigh(limits, state, draft, tree, rows) -> Tree:
+  """Weights of the new nodes, parents first.
+
+  A node that is not evaluated may have one; its descendants have none.
+  """
   batch = len(draft.size)
 
-  def one(nodes, settled, front_node, lanes, row, some, token):
+  def one(nodes, settled, front_node, lanes, row, there, some, token):
     at = settled + jnp.arange(limits.tree, dtype=jnp.int32)
-    at = jnp.where(some, at, 0)
+    at = jnp.where(there, at, 0)
     parent, own = nodes.parent[at], nodes.token[at]
-    here = (front_node[None, :] == at[:, None]).any(1) & some
+    here = (front_node[None, :] == at[:, None]).any(1) & there
     given = lanes.weight[lane_of(front_node, at)]
     lane = lane_of(front_node, parent)
 
     def grow(k, weight):
       inner = parent[k] >= settled
       up = jnp.where(inner, parent[k] - settled, 0)
-      above = jnp.where(inner, weight[up], lanes.weight[lane[k]])
+      above = jnp.where(some[up], weight[up], -jnp.inf)
+      above = jnp.where(inner, above, lanes.weight[lane[k]])
       source = jnp.where(inner, row[up], lanes.row[lane[k]])
       value = jnp.where(here[k], given[k], above + token[source, own[k]])
-      return weight.at[k].set(jnp.where(some[k], value, -jnp.inf))
+      return weight.at[k].set(jnp.where(there[k], value, -jnp.inf))
 
     start = jnp.full((limits.tree,), -jnp.inf)
     return jax.lax.fori_loop(0, limits.tree, grow, start)
@@ -186,6 +207,7 @@ def weigh(limits, tables, state, draft, tree, rows) -> Tree:
     state.front.node,
     state.lanes,
     tree.row,
+    tree.there,
     tree.some,
     rows.token.reshape(batch, limits.kept, -1),
   )

@@ -1,0 +1,54 @@
+"""How fast texts are drawn, beside plain token decoding.
+
+  python -m experiments.throughput --output=results/throughput/smollm2.json \
+    --figure=results/throughput/smollm2.png
+
+Hardware: any; a ratio means little on a machine that does other work
+meanwhile. Time on two CPU cores: half an hour, much of it to compile. The
+result is in the files that are written. Targets: 1.2 model calls a token,
+0.5 of plain decoding's bytes/s, 1.25 times its rows of the cache.
+
+Every case is the `base` with one thing changed, as `vary` says.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """The configuration."""
+  config = ConfigDict()
+  # A name or path, as `byteprob.load` takes it.
+  config.model = "smollm2-135m"
+  config.dtype = "float32"
+  # "1b" or "7b": random weights of that shape, with the model's tokenizer.
+  config.shape = ""
+  config.base = ConfigDict(
+    {
+      # `experiments/_texts.py`: how a text begins, and with how many bytes.
+      "text": "english",
+      "context": 300,
+      "batch": 1,
+      "temperature": 1.0,
+      # "none", "rows", "look_up", or a smaller model's name.
+      "draft": "rows",
+      "eps": 0.0,
+      "validity": "exact",
+    }
+  )
+  config.vary = ConfigDict(
+    {
+      "text": ("code", "repetitive"),
+      "draft": ("none", "look_up"),
+      "eps": (1e-6, 1e-4),
+      "validity": ("trust_model",),
+      "temperature": (0.6,),
+      "batch": (4, 16),
+      "context": (1000, 4000, 8000),
+    }
+  )
+  config.max_bytes = 400
+  config.seed = 0
+  config.repeats = 3
+  # Time transformers on a model of the same shape, if torch is there.
+  config.transformers = True
+  return config

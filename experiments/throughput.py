@@ -1,0 +1,279 @@
+"""Device: how fast texts are drawn byte by byte, beside plain token decoding.
+
+  python -m experiments.throughput --output=throughput.json
+
+Both run in one process, in turns: same model, prompts, keys and temperature.
+What is timed is the loop on the device, without the prompt's own pass; plain
+decoding draws about as many bytes, token by token, from the tokenizer's
+encoding of the prompt. Medians; what is compiled is timed apart.
+"""
+
+import contextlib
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import matplotlib
+from absl import flags
+from ml_collections import config_flags
+
+import byteprob
+from byteprob import models
+from byteprob.sampling import loop, tokenloop
+from experiments import _runtime, _texts, _transformers
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", "configs/throughput.py", "What to do.", lock_config=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Write the results here.")
+_FIGURE = flags.DEFINE_string("figure", None, "Draw the results here.")
+
+SHAPES = {
+  "1b": {
+    "width": 2048, "heads": 32, "kv_heads": 8, "head_dim": 64,
+    "mlp_width": 8192, "layers": 16,
+  },
+  "7b": {
+    "width": 4096, "heads": 32, "kv_heads": 32, "head_dim": 128,
+    "mlp_width": 11008, "layers": 32,
+  },
+}  # fmt: skip
+"""Llama 3.2 1B's and Llama 2 7B's."""
+
+
+def with_shape(lm: byteprob.ByteLM, name: str, dtype: str) -> byteprob.ByteLM:
+  """A model with random weights and the tokenizer of another."""
+  if name not in SHAPES:
+    raise byteprob.ByteprobError(
+      f"there is no shape {name!r}: name one of {', '.join(SHAPES)}"
+    )
+  shape = dict(SHAPES[name])
+  layers = (models.Layer(rope=models.Rope(theta=10_000.0)),) * shape.pop(
+    "layers"
+  )
+  config = models.DecoderConfig(
+    vocab_size=lm.model.vocab_size,
+    context_length=8192,
+    layers=layers,
+    attention_scale=shape["head_dim"] ** -0.5,
+    precision="default" if dtype == "bfloat16" else "highest",
+    **shape,
+  )
+  params = models.init_params(config, jax.random.key(0))
+  return byteprob.ByteLM(models.make_model(config, params, dtype), lm.tables)
+
+
+@contextlib.contextmanager
+def loops_timed() -> Iterator[list[float]]:
+  """Seconds of each run of the sampling loops while it is open."""
+  seconds: list[float] = []
+  before = {module: module.run for module in (loop, tokenloop)}
+
+  def timed(run):
+    def call(*args, **kwargs):
+      jax.block_until_ready((args, kwargs))
+      begun = time.perf_counter()
+      result = jax.block_until_ready(run(*args, **kwargs))
+      seconds.append(time.perf_counter() - begun)
+      return result
+
+    return call
+
+  for module, run in before.items():
+    module.run = timed(run)
+  try:
+    yield seconds
+  finally:
+    for module, run in before.items():
+      module.run = run
+
+
+def prompts(case: dict[str, Any]) -> list[bytes]:
+  """Beginnings that end anywhere, from all over a text."""
+  text = _texts.source(case["text"])
+  step = max(len(text) - case["context"], 0) // case["batch"]
+  return [text[k * step :][: case["context"]] for k in range(case["batch"])]
+
+
+def jobs_of(lm, drafters, case, max_bytes, seed) -> dict[str, Callable]:
+  """What is timed against each other."""
+  contexts, key = prompts(case), jax.random.key(seed)
+  ours = byteprob.ByteLM(lm.model, lm.tables, case["validity"])
+  draft = case["draft"]
+  rest = {"ahead": 0, "draft": "rows"} if draft == "none" else {"draft": draft}
+  if draft not in ("none", "rows", "look_up"):
+    rest["draft"] = drafters(draft)
+  common = {"temperature": case["temperature"]}
+
+  def exact():
+    return ours.sample(
+      contexts, key, max_bytes, eps=case["eps"], **rest, **common
+    )
+
+  def plain():
+    return lm.sample_tokens(contexts, key, max_bytes, method="token", **common)
+
+  return {"exact": exact, "plain": plain}
+
+
+def measure(
+  lm: byteprob.ByteLM,
+  jobs: dict[str, Callable],
+  contexts: list[bytes],
+  repeats: int,
+) -> dict[str, Any]:
+  """Times the jobs in turns; the first run of each compiles."""
+  seconds: dict[str, list[float]] = {name: [] for name in jobs}
+  found = {}
+  for _ in range(repeats + 1):
+    for name, job in jobs.items():
+      with loops_timed() as timed:
+        found[name] = job()
+      seconds[name].append(sum(timed))
+  median = {name: statistics.median(v[1:]) for name, v in seconds.items()}
+  size = {name: sum(len(s.text) for s in v) for name, v in found.items()}
+  exact = found["exact"]
+  before = [len(lm.encode(context)) for context in contexts]
+  whole = [
+    len(lm.encode(context + _whole(sample.text)))
+    for context, sample in zip(contexts, exact, strict=True)
+  ]
+  tokens = sum(whole) - sum(before)
+  rate = {name: size[name] / median[name] for name in jobs}
+  return {
+    "bytes": size["exact"],
+    "tokens": tokens,
+    "calls_per_token": sum(sample.calls for sample in exact) / tokens,
+    "cache_rows": max(
+      sample.slots / rows for sample, rows in zip(exact, whole, strict=True)
+    ),
+    "error": statistics.mean(sample.error for sample in exact),
+    "bytes_per_s": rate["exact"],
+    "plain_bytes_per_s": rate["plain"],
+    "plain_tokens_per_s": sum(sample.calls for sample in found["plain"])
+    / median["plain"],
+    "ratio": rate["exact"] / rate["plain"],
+    "compile_seconds": seconds["exact"][0] - median["exact"],
+    "seconds": {name: v[1:] for name, v in seconds.items()},
+  }
+
+
+def _whole(text: bytes) -> bytes:
+  """A text without the part of a character at its end."""
+  return text.decode("utf-8", "ignore").encode()
+
+
+def cases_of(config) -> list[dict[str, Any]]:
+  """The base, and the base with one thing changed, for all changes."""
+  base = config.base.to_dict()
+  return [base] + [
+    base | {name: value}
+    for name, values in config.vary.items()
+    for value in values
+    if value != base[name]
+  ]
+
+
+def label(case: dict[str, Any], base: dict[str, Any]) -> str:
+  """What is different from the base."""
+  differ = [f"{k}={v}" for k, v in case.items() if v != base[k]]
+  return ", ".join(differ) or "base"
+
+
+def draw(found: dict[str, Any], path: pathlib.Path) -> None:
+  """Bars: bytes/s as a share of plain decoding's, and calls a token."""
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  cases = found["cases"]
+  names = [label(case["case"], cases[0]["case"]) for case in cases]
+  height = 1 + 0.28 * len(cases)
+  figure, axes = pyplot.subplots(1, 2, figsize=(8, height), sharey=True)
+  for axis, key, title, goal in (
+    (axes[0], "ratio", "bytes/s over plain token decoding's", 1.0),
+    (axes[1], "calls_per_token", "model calls per token of the text", 1.0),
+  ):
+    values = [case[key] for case in cases]
+    bars = axis.barh(names, values, color="#0072B2")
+    axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+    axis.axvline(goal, color="black", linewidth=0.8, linestyle="--")
+    axis.set_xlabel(title)
+    axis.set_xlim(0, 1.18 * max([goal, *values]))
+    axis.spines[["top", "right"]].set_visible(False)
+  axes[0].invert_yaxis()
+  figure.suptitle(found["model"], fontsize=10)
+  figure.tight_layout()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, dpi=160)
+
+
+def run() -> None:
+  """Does what the configuration says."""
+  config = _CONFIG.value
+  cases = cases_of(config)
+  for case in cases:
+    _texts.source(case["text"])
+  lm = byteprob.load(config.model, dtype=config.dtype)
+  if config.shape:
+    lm = with_shape(lm, config.shape, config.dtype)
+  loaded: dict[str, byteprob.ByteLM] = {}
+
+  def drafters(name):
+    if name not in loaded:
+      loaded[name] = byteprob.load(name, dtype=config.dtype)
+    return loaded[name]
+
+  rows = []
+  with _runtime.progress(len(cases), unit="case") as bar:
+    for case in cases:
+      jobs = jobs_of(lm, drafters, case, config.max_bytes, config.seed)
+      found = measure(lm, jobs, prompts(case), config.repeats)
+      rows.append({"case": case, **found})
+      name = label(case, cases[0])
+      print(
+        f"{name:24}{found['bytes_per_s']:8.1f} bytes/s,"
+        f" {found['plain_bytes_per_s']:8.1f} plain, ratio"
+        f" {found['ratio']:.3f}, {found['calls_per_token']:.3f} calls a token,"
+        f" rows {found['cache_rows']:.2f}, error {found['error']:.1e},"
+        f" {found['compile_seconds']:.0f} s to compile",
+        flush=True,
+      )
+      bar.advance(name)
+  name = pathlib.Path(config.model).name + (config.shape and f" {config.shape}")
+  result = {
+    "model": name,
+    "max_bytes": config.max_bytes,
+    "cases": rows,
+    "transformers_tokens_per_s": _theirs(lm, config, rows[0]),
+    "environment": _runtime.public_environment(),
+  }
+  if result["transformers_tokens_per_s"]:
+    print(
+      f"plain decoding {rows[0]['plain_tokens_per_s']:.1f} tokens/s,"
+      f" transformers {result['transformers_tokens_per_s']:.1f}"
+    )
+  if _OUTPUT.value:
+    _runtime.write_json(pathlib.Path(_OUTPUT.value), result)
+  if _FIGURE.value:
+    draw(result, pathlib.Path(_FIGURE.value))
+
+
+def _theirs(lm, config, base) -> float | None:
+  """Tokens a second of transformers' own decoding, of one text."""
+  if not (config.transformers and _transformers.available()):
+    return None
+  prompt = len(lm.encode(prompts(base["case"])[0]))
+  seconds = _transformers.seconds_per_token(
+    lm.model.extend.args[0],
+    prompt,
+    max(base["tokens"] // base["case"]["batch"], 1),
+    config.repeats,
+  )
+  return seconds and 1 / seconds
+
+
+if __name__ == "__main__":
+  _runtime.main(run)
