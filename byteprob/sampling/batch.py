@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from byteprob import constraints, covers, scoring
 from byteprob.constraints import Constraint
@@ -246,7 +246,7 @@ class Sampler:
           reason=_REASONS[status],
           calls=int(state["calls"][k]),
           slots=int(state["peak"][k]),
-          error=-math.expm1(state["kept"][k]),
+          error=max(0.0, -math.expm1(state["kept"][k])),
         )
       )
     return found
@@ -272,20 +272,18 @@ def _begin(model, tables, prompts, settings, trust_model):
     trust_model=trust_model,
     prunes=settings.eps > 0,
   )
-  # Half as many tokens as bytes: more room is made where they are more.
   done = scoring.run(
-    model,
-    tables,
-    queries,
-    trust_model=trust_model,
-    keep_rows=True,
-    spare=settings.max_bytes // 2 + 4 * limits.tree,
+    model, tables, queries, trust_model=trust_model, keep_rows=True
   )
   scoring.check_numbers(done.sums.ending)
   batch, width = done.front.node.shape
   text = done.path.node.shape[1]
   most = bucket(settings.max_bytes)
   spare = most + settings.ahead + 1
+  # Half as many tokens as bytes: more room is made where they are more.
+  order, attends = _compact(
+    done.plan.attends(), settings.max_bytes // 2 + 4 * limits.tree
+  )
   limits = dataclasses.replace(
     limits,
     capacity=covers.Capacity(
@@ -296,7 +294,7 @@ def _begin(model, tables, prompts, settings, trust_model):
       states=done.nodes.states.shape[2],
       width=width,
     ),
-    slots=done.plan.slots,
+    slots=order.shape[1],
   )
   fresh, _ = jax.vmap(
     lambda start: covers.begin(tables, limits.capacity, start)
@@ -316,12 +314,12 @@ def _begin(model, tables, prompts, settings, trust_model):
     lanes=Lanes(
       weight=jnp.where(live, done.weights.front, -jnp.inf),
       row=jnp.where(live, lane, NONE),
-      attends=jnp.asarray(done.plan.attends()),
+      attends=jnp.asarray(attends),
     ),
     settled=done.nodes.count,
     offset=jnp.asarray(done.plan.offset),
     rows=rows,
-    cache=done.cache,
+    cache=_moved(done.cache, order),
     ending=jnp.array([prompt.ending for prompt in prompts], jnp.float32),
     text=_grow(jnp.asarray(pad_texts(queries)[0]), 1, text + spare, 0),
     read=jnp.array([len(query.text) for query in queries], jnp.int32),
@@ -337,6 +335,34 @@ def _begin(model, tables, prompts, settings, trust_model):
     crowded=jnp.bool_(False),
   )
   return limits, state
+
+
+def _compact(
+  attends: Bool[np.ndarray, "B W S"], spare: int
+) -> tuple[Int[np.ndarray, "B s"], Bool[np.ndarray, "B W s"]]:
+  """Leaves out the slots that no live start attends to.
+
+  Returns:
+    Which slot goes to each place, and `attends` of the places; as many of
+    these as are needed, and `spare` ones.
+  """
+  live = attends.any(1)
+  count = live.sum(1)
+  size = bucket(int(count.max()) + spare)
+  order = np.zeros((len(live), size), np.int32)
+  moved = np.zeros((*attends.shape[:2], size), bool)
+  for row, lanes, new, old in zip(live, attends, moved, order, strict=True):
+    (slots,) = np.nonzero(row)
+    old[: len(slots)] = slots
+    new[:, : len(slots)] = lanes[:, slots]
+  return order, moved
+
+
+@jax.jit
+def _moved(cache, order):
+  """The cache `[B, S, ...]` in an order of slots `[B, s]`."""
+  move = jax.vmap(lambda leaf, order: leaf[order])
+  return jax.tree.map(lambda leaf: move(leaf, order), cache)
 
 
 def _sizes(rows: int) -> tuple[int, ...]:

@@ -127,14 +127,24 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
     rest = ((0, 0), (0, limits.tree - size), (0, 0))
     return jnp.pad(logits.astype(jnp.float32), rest), cache
 
-  calls = [functools.partial(call, size) for size in limits.sizes]
-  logits, _ = jax.eval_shape(calls[-1], state.cache)
-  nothing = functools.partial(jnp.zeros, logits.shape)
   needed = some.sum(1).max()
-  branch = (needed > jnp.array((0, *limits.sizes))).sum()
-  logits, cache = jax.lax.switch(
-    branch, [lambda cache: (nothing(), cache), *calls], state.cache
+  logits, _ = jax.eval_shape(
+    functools.partial(call, limits.tree), state.cache
   )
+  carry = jnp.zeros(logits.shape), state.cache, jnp.bool_(False)
+  before = 0
+  for size in limits.sizes:
+    # A loop that runs once, or not at all: XLA would copy the whole cache into
+    # a conditional, and out of it.
+    wanted = (needed > before) & (needed <= size)
+
+    def once(carry, size=size):
+      return *call(size, carry[1]), jnp.bool_(True)
+
+    logits, cache, _ = jax.lax.while_loop(
+      lambda carry, wanted=wanted: wanted & ~carry[2], once, carry
+    )
+    carry, before = (logits, cache, jnp.bool_(False)), size
   rows = _keep(
     functools.partial(lemma.rows, tables, trust_model=limits.trust_model),
     state.rows,
