@@ -15,10 +15,15 @@ def get_config() -> ConfigDict:
   config.model = "stdlib-bpe"
   config.prompt = "def main(ar"
   config.seed = 0
+  config.count = 1
   config.max_bytes = 300
   config.temperature = 0.7
   config.top_p = 1.0
   config.top_k = 0
+  config.min_p = 0.0
   config.greedy = False
+  config.eps = 0.0
+  config.constraint = ""
+  config.draft = "rows"
   config.utf8 = "strict"
   return config

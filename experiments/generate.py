@@ -1,9 +1,11 @@
-"""Device: a text drawn byte by byte, shown as it comes.
+"""Device: texts drawn byte by byte, shown as they come.
 
   python -m experiments.generate --prompt='def main(ar' --temperature=0.7
+  python -m experiments.generate --prompt='released 20' --constraint=date
 
 The prompt may end anywhere: inside a word, after a space, inside a character.
-The same seed gives the same bytes.
+The same seed gives the same bytes. One text is shown as it is drawn, many
+(`--count`) when all are there.
 """
 
 import codecs
@@ -15,24 +17,45 @@ from absl import flags
 from ml_collections import config_flags
 
 import byteprob
-from experiments import _prompts, _runtime
+from byteprob import constraints
+from experiments import _drafts, _prompts, _runtime
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/generate.py", "What to do.", lock_config=True
 )
-_MODEL = flags.DEFINE_string("model", None, "A model's name or path.")
-_SEED = flags.DEFINE_integer("seed", None, "Of the random numbers.")
-_MAX_BYTES = flags.DEFINE_integer("max_bytes", None, "Bytes to draw at most.")
-_TEMPERATURE = flags.DEFINE_float("temperature", None, "Above 0.")
-_TOP_P = flags.DEFINE_float("top_p", None, "In (0, 1].")
-_TOP_K = flags.DEFINE_integer("top_k", None, "0 for all symbols.")
-_GREEDY = flags.DEFINE_bool("greedy", None, "The most probable byte always.")
-_STOP = flags.DEFINE_multi_string("stop", [], "Stop after this text.")
-_UTF8 = flags.DEFINE_enum("utf8", None, ["strict", "any"], "See byteprob.load.")
-
 _FLAGS = (
-  _MODEL, _SEED, _MAX_BYTES, _TEMPERATURE, _TOP_P, _TOP_K, _GREEDY, _UTF8
-)  # fmt: skip
+  flags.DEFINE_string("model", None, "A model's name or path."),
+  flags.DEFINE_integer("seed", None, "Of the random numbers."),
+  flags.DEFINE_integer("count", None, "How many texts to draw."),
+  flags.DEFINE_integer("max_bytes", None, "Bytes to draw at most."),
+  flags.DEFINE_float("temperature", None, "Above 0."),
+  flags.DEFINE_float("top_p", None, "In (0, 1]."),
+  flags.DEFINE_integer("top_k", None, "0 for all symbols."),
+  flags.DEFINE_float("min_p", None, "In [0, 1]."),
+  flags.DEFINE_bool("greedy", None, "The most probable byte always."),
+  flags.DEFINE_float("eps", None, "Leave out what weighs less; 0 for nothing."),
+  flags.DEFINE_string(
+    "constraint",
+    None,
+    "A regular expression that the text must match, or date, json_number or"
+    " identifier.",
+  ),
+  flags.DEFINE_string(
+    "draft", None, "Where drafts come from: none, rows, look_up, or a model."
+  ),
+  flags.DEFINE_enum("utf8", None, ["strict", "any"], "See byteprob.load."),
+)
+_STOP = flags.DEFINE_multi_string("stop", [], "Stop after this text.")
+
+PATTERNS = {
+  "date": constraints.DATE,
+  "json_number": constraints.JSON_NUMBER,
+  "identifier": constraints.IDENTIFIER,
+}
+"""Constraints that have names."""
+
+_INTERRUPTED = 130
+"""What a shell takes for a stop by Control-C."""
 
 
 def run() -> None:
@@ -45,16 +68,28 @@ def run() -> None:
   prompt = _prompts.read(config.prompt)
   _prompts.keep_compiled()
   lm = byteprob.load(chosen["model"], utf8=chosen["utf8"])
-  stream = lm.stream(
-    prompt,
-    jax.random.key(chosen["seed"]),
-    chosen["max_bytes"],
-    temperature=chosen["temperature"],
-    top_p=chosen["top_p"],
-    top_k=chosen["top_k"],
-    greedy=chosen["greedy"],
-    stop=tuple(text.encode() for text in _STOP.value),
-  )
+  settings = {
+    name: chosen[name]
+    for name in ("temperature", "top_p", "top_k", "min_p", "greedy", "eps")
+  }
+  if pattern := chosen["constraint"]:
+    settings["constraint"] = PATTERNS.get(pattern, pattern)
+  settings |= _drafts.draft_of(chosen["draft"], byteprob.load)
+  settings["stop"] = tuple(text.encode() for text in _STOP.value)
+  key, size = jax.random.key(chosen["seed"]), chosen["max_bytes"]
+  try:
+    if chosen["count"] == 1:
+      _show_one(prompt, lm.stream(prompt, key, size, **settings))
+    else:
+      _show_many(
+        prompt, lm.sampler([prompt] * chosen["count"], key, size, **settings)
+      )
+  except KeyboardInterrupt:
+    print(flush=True)
+    sys.exit(_INTERRUPTED)
+
+
+def _show_one(prompt: bytes, stream) -> None:
   show = codecs.getincrementaldecoder("utf-8")("replace").decode
   print(show(prompt), end="", flush=True)
   count, begun = 0, None
@@ -67,6 +102,24 @@ def run() -> None:
   if sys.stderr.isatty() and begun:
     seconds = time.monotonic() - begun
     print(f"{count} bytes in {seconds:.1f} s", file=sys.stderr)
+
+
+def _show_many(prompt: bytes, sampler) -> None:
+  samples, going = sampler.samples(), True
+  done = 0
+  with _runtime.progress(len(samples), unit="text") as bar:
+    while going:
+      going = sampler.step(rounds=16)
+      samples = sampler.samples()
+      for _ in range(done, done := _finished(samples)):
+        bar.advance(f"{sum(len(sample.text) for sample in samples)} bytes")
+  for number, sample in enumerate(samples):
+    print(f"--- {number}: {sample.reason}")
+    print((prompt + sample.text).decode("utf-8", "replace"))
+
+
+def _finished(samples) -> int:
+  return sum(sample.reason != "running" for sample in samples)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from ml_collections import config_flags
 import byteprob
 from byteprob import models
 from byteprob.sampling import loop, tokenloop
-from experiments import _runtime, _texts, _transformers
+from experiments import _drafts, _runtime, _texts, _transformers
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/throughput.py", "What to do.", lock_config=True
@@ -92,20 +92,15 @@ def loops_timed() -> Iterator[list[float]]:
 
 
 def prompts(case: dict[str, Any]) -> list[bytes]:
-  """Beginnings that end anywhere, from all over a text."""
-  text = _texts.source(case["text"])
-  step = max(len(text) - case["context"], 0) // case["batch"]
-  return [text[k * step :][: case["context"]] for k in range(case["batch"])]
+  """How the texts of a case begin."""
+  return _texts.prompts(case["text"], case["context"], case["batch"])
 
 
 def jobs_of(lm, drafters, case, max_bytes, seed) -> dict[str, Callable]:
   """What is timed against each other."""
   contexts, key = prompts(case), jax.random.key(seed)
   ours = byteprob.ByteLM(lm.model, lm.tables, case["validity"])
-  draft = case["draft"]
-  rest = {"ahead": 0, "draft": "rows"} if draft == "none" else {"draft": draft}
-  if draft not in ("none", "rows", "look_up"):
-    rest["draft"] = drafters(draft)
+  rest = _drafts.draft_of(case["draft"], drafters)
   common = {"temperature": case["temperature"]}
 
   def exact():

@@ -1,6 +1,8 @@
 """The generating script, run as its users run it."""
 
 import functools
+import re
+import signal
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import jax
 import pytest
 
 import byteprob
+from byteprob import constraints
 
 
 @functools.cache
@@ -28,9 +31,45 @@ def test_it_prints_what_the_library_samples():
   assert done.stdout == wanted.decode("utf-8", "replace").encode() + b"\n"
 
 
+def test_many_are_shown_when_all_are_there():
+  done = run("--count=3", "--max_bytes=30", "--constraint=identifier")
+  assert done.returncode == 0, done.stderr[-2000:]
+  samples = byteprob.load().sample(
+    ["def main(ar"] * 3,
+    jax.random.key(0),
+    30,
+    temperature=0.7,
+    constraint=constraints.IDENTIFIER,
+  )
+  shown = "".join(
+    f"--- {k}: {sample.reason}\ndef main(ar{sample.text.decode()}\n"
+    for k, sample in enumerate(samples)
+  )
+  assert done.stdout.decode() == shown
+  for sample in samples:
+    assert re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", sample.text.decode())
+
+
+def test_what_is_there_stays_when_it_is_interrupted():
+  words = [sys.executable, "-m", "experiments.generate", "--max_bytes=3000"]
+  with subprocess.Popen(
+    words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  ) as process:
+    begun = process.stdout.read(len("def main(ar") + 8)
+    process.send_signal(signal.SIGINT)
+    rest, told = process.communicate(timeout=300)
+  assert begun.startswith(b"def main(ar")
+  assert rest.endswith(b"\n")
+  assert process.returncode == 130
+  assert b"Traceback" not in told
+
+
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
+    ("--constraint=(", b"pattern"),
+    ("--draft=nothing-like-this", b"nothing-like-this"),
+    ("--eps=2", b"eps"),
     ("--temperature=0", b"greedy=True"),
     ("--top_p=1.5", b"top_p"),
     ("--model=nothing-like-this", b"nothing-like-this"),
