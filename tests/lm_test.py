@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import fakes
+import jax
 import numpy as np
 import oracle
 import pytest
@@ -329,6 +330,8 @@ def test_logits_that_are_no_numbers():
   for call in (model.next_byte_logprobs, model.byte_logprobs, model.covers):
     with pytest.raises(PromptError, match=r"not numbers \(NaN\)"):
       call(b"al")
+  with pytest.raises(PromptError, match=r"not numbers \(NaN\)"):
+    model.sample([b"al"], jax.random.key(0), 4)
 
 
 def test_a_model_of_another_tokenizer():

@@ -15,7 +15,7 @@ import tokenizers
 import tokenizers_zoo as zoo
 from tokenizers import AddedToken, pre_tokenizers
 
-from byteprob import lemma, scoring
+from byteprob import covers, lemma, scoring
 from byteprob.errors import UnsupportedTokenizerError
 from byteprob.rules import unigram as law
 from byteprob.tokenization import cache, compile_tables, huggingface, unigram
@@ -146,6 +146,21 @@ def test_rows_are_masked_alike_in_parts(monkeypatch):
   parts, _ = jax.jit(lambda: lemma.mask(one.padded, standing))()
   np.testing.assert_array_equal(whole, parts)
   assert not whole[: nodes.count[0]].all()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "wordpiece", "unigram_ties_1"])
+def test_nodes_stand_alike_alone_and_among_all(name):
+  one = benches.make_bench(name)
+  text = max(one.texts(), key=len)
+  nodes, _, path = scoring.read(one.padded, [one.query(text)])
+  own = np.array([3, 0, nodes.count[0] - 1, 3])
+  every = scoring._standing(one.padded, nodes, path)
+  nodes, path = jax.tree.map(lambda leaf: leaf[0], (nodes, path))
+  some = covers.standing(one.padded, nodes, path, own)
+  for found, wanted in zip(
+    jax.tree.leaves(some), jax.tree.leaves(every), strict=True
+  ):
+    np.testing.assert_array_equal(found, wanted[0, own])
 
 
 @pytest.mark.parametrize("name", ["wordpiece", "unigram_fallback"])

@@ -40,7 +40,7 @@ def test_drafting_changes_nothing(name, settings):
   assert calls[0] < calls[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "wordpiece", "unigram_ties_1"])
 def test_log_probs_are_those_of_scoring(name):
   one = make_bench(name)
   lm, contexts = one.byte_lm(), contexts_of(one)
