@@ -42,6 +42,16 @@ class Capacity:
   born: int = 4
   lanes: int = 8
 
+  def twice(self) -> "Capacity":
+    """Twice as much room for all that may not fit."""
+    return dataclasses.replace(
+      self,
+      nodes=2 * self.nodes,
+      width=2 * self.width,
+      born=2 * self.born,
+      states=2 * self.states,
+    )
+
 
 class Standing(NamedTuple):
   """What decides on what may follow nodes, `[R, ...]` each.

@@ -1,6 +1,7 @@
 """Host: a language model over bytes."""
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,9 @@ from jaxtyping import Float
 from byteprob import constraints, hub, models, prompt, sampling, scoring
 from byteprob.constraints import Constraint
 from byteprob.errors import CheckpointError, PromptError
+from byteprob.plan import take
 from byteprob.prompt import Context
+from byteprob.sampling import starts, tokenwise
 from byteprob.tokenization import Tables, load_tables
 from byteprob.types import EOS, Model
 
@@ -244,6 +247,64 @@ class ByteLM:
     sampler.step()
     return sampler.samples()
 
+  def sample_tokens(
+    self,
+    contexts: Sequence[Context],
+    key: jax.Array,
+    max_bytes: int,
+    method: tokenwise.Method = "cover",
+    **settings: Any,
+  ) -> list[sampling.TokenSample]:
+    """Draws a text after each context, token by token.
+
+    "cover" draws one of the token sequences that stand for the context, in
+    proportion to their probabilities, and goes on from it. With no controls
+    its texts have the very distribution of `sample`, at one model call a
+    token; with some they have not, since these act on tokens. The others are
+    what is usual: they go on from the context's encoding ("token"), without
+    its last token ("healing") or its last few ("alignment"), and pay no heed
+    to `validity`. See `sampling.TokenSettings`.
+
+    Args:
+      contexts: see `next_byte_logprobs`; for "cover" they may end anywhere,
+        for the others where `encode` can.
+      key: as in `sample`.
+      max_bytes: bytes of each text at most.
+      method: see above.
+      **settings: temperature, top_p and others; see `sampling.TokenSettings`.
+
+    Raises:
+      PromptError: a context cannot be expressed in the model's tokens, or is
+        longer than the model's context.
+      ValueError: a setting makes no sense.
+    """
+    wanted = sampling.TokenSettings(
+      max_bytes=max_bytes, method=method, **settings
+    )
+    if not contexts:
+      return []
+    common = self.model, self.tables, self._spelling
+    if wanted.method == "cover":
+      return tokenwise.from_covers(
+        *common,
+        self._prompts(contexts, key),
+        wanted,
+        trust_model=self.validity == "trust_model",
+      )
+    cuts = [self._cut(context)[-1] for context in contexts]
+    found = []
+    for k, (cut, path) in enumerate(zip(cuts, self._paths(cuts), strict=True)):
+      kept = max(len(path) - wanted.taken_back, 0)
+      found.append(
+        starts.Start(
+          ids=(*cut.query.prefix, *path[:kept]),
+          rest=starts.join(self.tables, self._spelling, path[kept:]),
+          key=jax.random.fold_in(key, k),
+          bare=cut.prefixed and cut.empty,
+        )
+      )
+    return tokenwise.from_tokens(*common, found, wanted)
+
   def stream(
     self, context: Context, key: jax.Array, max_bytes: int, **rest: Any
   ) -> Iterator[bytes]:
@@ -272,8 +333,20 @@ class ByteLM:
     wanted = sampling.Settings(max_bytes=max_bytes, **(wide | settings))
     if isinstance(constraint, str):
       constraint = constraints.compile_regex(constraint)
+    return sampling.Sampler(
+      self.model,
+      self.tables,
+      self._prompts(contexts, key),
+      wanted,
+      constraint=constraint,
+      drafts=_drafts(draft, contexts, key, wanted),
+      trust_model=self.validity == "trust_model",
+    )
+
+  def _prompts(self, contexts, key) -> list[sampling.Prompt]:
+    """Prompts, each with its own key."""
     cuts = [self._cut(context)[-1] for context in contexts]
-    prompts = [
+    return [
       sampling.Prompt(
         query=cut.query,
         ending=self._bare_ending(cut),
@@ -281,15 +354,6 @@ class ByteLM:
       )
       for k, cut in enumerate(cuts)
     ]
-    return sampling.Sampler(
-      self.model,
-      self.tables,
-      prompts,
-      wanted,
-      constraint=constraint,
-      drafts=_drafts(draft, contexts, key, wanted),
-      trust_model=self.validity == "trust_model",
-    )
 
   def _bare_ending(self, cut: "_Cut") -> float:
     """Log-weight of the end of an empty text that a space was put before."""
@@ -306,9 +370,12 @@ class ByteLM:
       PromptError: there is none, since the text stops inside a character.
     """
     cut = self._cut(context)[-1]
-    # Before nothing the tokenizer puts no space.
-    path = () if cut.empty else self._path(cut.query)
-    return (*cut.query.prefix, *path)
+    return (*cut.query.prefix, *self._paths([cut])[0])
+
+  @functools.cached_property
+  def _spelling(self):
+    """The bytes of tokens."""
+    return starts.spell(self.tables, self.model.vocab_size)
 
   def _score(self, queries, **kwargs) -> list[scoring.Score]:
     return scoring.score_many(
@@ -349,25 +416,28 @@ class ByteLM:
         _Cut(query=query, prefixed=prefixed, empty=not data, counted=counted)
       )
       if not last:
-        prefix += self._path(query)
+        prefix += self._paths(cuts[-1:])[0]
     return cuts
 
-  def _path(self, query: scoring.Query) -> tuple[int, ...]:
-    """The tokens of a whole text: of its node where the text may end."""
-    if not query.text:
-      return ()
-    nodes = scoring.nodes(self.tables, query)
+  def _paths(self, cuts: Sequence["_Cut"]) -> list[tuple[int, ...]]:
+    """The tokens of whole texts: of their nodes where they may end."""
+    # Before nothing the tokenizer puts no space.
+    asked = [cut.query for cut in cuts if not cut.empty]
+    nodes = jax.device_get(scoring.read(self.tables, asked)[0]) if asked else ()
+    ids = np.asarray(self.tables.token_id)
     ends = np.append(np.asarray(self.tables.ends), False)
-    whole = np.flatnonzero(
-      (nodes.end == len(query.text)) & ends[nodes.states].any(1)
-    )
-    if not len(whole):
-      raise PromptError(
-        "The text cannot be encoded as it stands: it stops inside a"
-        " character, or no tokens spell it."
-      )
-    paths = scoring.paths(nodes, np.asarray(self.tables.token_id))
-    return paths[whole[0]]
+    found = []
+    for k, query in enumerate(asked):
+      own = take(nodes, k)
+      whole = (own.end == len(query.text)) & ends[own.states].any(1)
+      if not whole.any():
+        raise PromptError(
+          "The text cannot be encoded as it stands: it stops inside a"
+          " character, or no tokens spell it."
+        )
+      found.append(scoring.path(own, int(whole.argmax()), ids))
+    paths = iter(found)
+    return [() if cut.empty else next(paths) for cut in cuts]
 
 
 def _drafts(draft, contexts, key, settings) -> sampling.Drafts | None:

@@ -44,11 +44,11 @@ def bucket(count: int) -> int:
 
 
 def pad_texts(
-  queries: Sequence[Query],
+  queries: Sequence[Query], more: int = 0
 ) -> tuple[UInt8[np.ndarray, "B n"], Int[np.ndarray, " B"]]:
-  """The texts, padded, and their lengths."""
+  """The texts, padded for at least `more` bytes, and their lengths."""
   length = np.array([len(query.text) for query in queries], np.int32)
-  text = np.zeros((len(queries), bucket(int(length.max()))), np.uint8)
+  text = np.zeros((len(queries), bucket(int(length.max()) + more)), np.uint8)
   for row, query in zip(text, queries, strict=True):
     row[: len(query.text)] = np.frombuffer(query.text, np.uint8)
   return text, length
@@ -243,6 +243,15 @@ class Plan:
           row[slots[at]] = True
           at = tree.parent[at]
     return found
+
+  def path(self, k: int, node: int) -> list[int]:
+    """Slots of a node of text `k` and of all rows before it, in their order."""
+    tree, slots = self.trees[k], self.slot_of[k]
+    found, at = [], tree.offset + node
+    while at >= 0:
+      found.append(slots[at])
+      at = tree.parent[at]
+    return found[::-1]
 
   def _rows(self, tree: _Tree, slots: list[int], first: int):
     own = slice(first, first + self.rows)

@@ -6,7 +6,6 @@ ancestors alone; a chunk's rows are reduced to the few numbers that the text
 needs of them before the next chunk begins. Many texts go side by side.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -216,23 +215,37 @@ def read(
   tables: Tables, queries: Sequence[Query]
 ) -> tuple[covers.Nodes, covers.Front, covers.Path]:
   """The nodes of texts, with as much room as they turn out to need."""
-  text, length = pad_texts(queries)
+  return read_on(tables, queries)[1]
+
+
+def read_on(
+  tables: Tables,
+  queries: Sequence[Query],
+  more: int = 0,
+  capacity: covers.Capacity | None = None,
+) -> tuple[covers.Capacity, tuple[covers.Nodes, covers.Front, covers.Path]]:
+  """`read` with room for `more` bytes, and the capacity that was needed.
+
+  Args:
+    tables: the tokenizer.
+    queries: the texts.
+    more: bytes that may be read after each.
+    capacity: what has turned out to be too small.
+  """
+  text, length = pad_texts(queries, more)
   start = np.array([query.start for query in queries], np.int32)
   size = text.shape[1]
-  capacity = covers.Capacity(
-    nodes=size + size // 4 + 16, states=tables.hypotheses
-  )
+  if capacity is None:
+    capacity = covers.Capacity(
+      nodes=size + size // 4 + 16, states=tables.hypotheses
+    )
+  else:
+    capacity = capacity.twice()
   while True:
     found = _read(tables, capacity, text, length, start)
     if not np.asarray(found[1].overflow).any():
-      return found
-    capacity = dataclasses.replace(
-      capacity,
-      nodes=2 * capacity.nodes,
-      width=2 * capacity.width,
-      born=2 * capacity.born,
-      states=2 * capacity.states,
-    )
+      return capacity, found
+    capacity = capacity.twice()
 
 
 def nodes(tables: Tables, query: Query) -> covers.Nodes:
@@ -247,6 +260,17 @@ def paths(nodes: covers.Nodes, token_id: np.ndarray) -> list[tuple[int, ...]]:
   for token, parent in zip(nodes.token[1:], nodes.parent[1:], strict=True):
     found.append((*found[parent], int(token_id[token])))
   return found
+
+
+def path(
+  nodes: covers.Nodes, node: int, token_id: np.ndarray
+) -> tuple[int, ...]:
+  """The token ids of one node."""
+  found: list[int] = []
+  while node > 0:
+    found.append(int(token_id[nodes.token[node]]))
+    node = int(nodes.parent[node])
+  return tuple(found[::-1])
 
 
 def list_nodes(tables: Tables, text: bytes) -> list[tuple[int, ...]]:

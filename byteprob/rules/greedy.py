@@ -12,6 +12,9 @@ from byteprob.rules import common
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import GreedyTables, Tables
 
+LOCAL = True
+"""What may follow a node is decided by its own path alone."""
+
 
 def begin(tables: Tables, nodes: int, states: int) -> Int[Array, "N H"]:
   """What the law keeps of each node: the oldest pending match of each state."""

@@ -16,6 +16,9 @@ from byteprob.rules import common
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import LIMB, Tables, UnigramTables
 
+LOCAL = False
+"""Paths through other nodes of the text decide too."""
+
 _LANES = 4096
 """Tokens of rivals that are treated at a time."""
 

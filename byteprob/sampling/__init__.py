@@ -2,11 +2,14 @@
 
 `controls` says how a byte is drawn; `state`, `draft`, `tree` and `loop` are
 the loop on the device, `sources` may add to its drafts; `batch` is what users
-meet.
+meet. Token by token it is `starts`, the loop in `trail`, `tokendraw` and
+`tokenloop`, and `tokenwise`.
 """
 
-from byteprob.sampling.batch import Drafts, Prompt, Sample, Sampler, Settings
+from byteprob.sampling.batch import Drafts, Prompt, Sample, Sampler
+from byteprob.sampling.settings import Settings
 from byteprob.sampling.sources import TRIFLE, LookUp, Smaller
+from byteprob.sampling.tokenwise import TokenSample, TokenSettings
 
 __all__ = [
   "TRIFLE",
@@ -17,4 +20,6 @@ __all__ = [
   "Sampler",
   "Settings",
   "Smaller",
+  "TokenSample",
+  "TokenSettings",
 ]

@@ -20,7 +20,7 @@ from byteprob.plan import Query, bucket, pad_texts
 from byteprob.rules.common import NONE
 from byteprob.sampling import loop
 from byteprob.sampling import state as states
-from byteprob.sampling.controls import Controls
+from byteprob.sampling.settings import Settings, stop_strings
 from byteprob.sampling.state import Lanes, Limits, Request, Source, State
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
@@ -29,7 +29,7 @@ Reason = Literal[
   "running", "end", "max_bytes", "stop", "context", "impossible", "complete"
 ]
 
-_REASONS: dict[int, Reason] = {
+REASONS: dict[int, Reason] = {
   states.RUNNING: "running",
   states.ENDED: "end",
   states.FULL: "max_bytes",
@@ -40,65 +40,6 @@ _REASONS: dict[int, Reason] = {
 }
 
 _FOREVER = 2**30
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """How texts are drawn.
-
-  Attributes:
-    max_bytes: bytes of each text at most.
-    temperature: log-probs are divided by it; above 0.
-    top_k: only the most probable so many symbols; 0 for all.
-    top_p: only the fewest symbols with this probability together.
-    min_p: only symbols with at least this share of the largest probability.
-    greedy: always the most probable symbol.
-    stop: strings of bytes after which a text stops; they stay in it.
-    eps: token sequences that carry less than this share of the text's
-      probability when they begin are left out; 0 leaves out nothing.
-    ahead: bytes drafted at most before a model call; 0 for one call a byte.
-    rows: rows of a model call at most, for one text.
-  """
-
-  max_bytes: int
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  greedy: bool = False
-  stop: tuple[bytes, ...] = ()
-  eps: float = 0.0
-  ahead: int = 12
-  rows: int = 8
-
-  def __post_init__(self):
-    """Checks the values.
-
-    Raises:
-      ValueError: one makes no sense.
-    """
-    if self.max_bytes < 1:
-      raise ValueError(f"max_bytes must be at least 1, not {self.max_bytes}")
-    if not self.temperature > 0:
-      raise ValueError(
-        f"temperature must be above 0, not {self.temperature}; for the most"
-        " probable byte each time use greedy=True"
-      )
-    if not 0 < self.top_p <= 1:
-      raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
-    if not 0 <= self.min_p <= 1:
-      raise ValueError(f"min_p must be in [0, 1], not {self.min_p}")
-    if self.top_k < 0:
-      raise ValueError(f"top_k must be 0 (for all) or more, not {self.top_k}")
-    if not all(self.stop):
-      raise ValueError("a stop string must have at least one byte")
-    if not 0 <= self.eps < 1:
-      raise ValueError(f"eps must be in [0, 1), not {self.eps}")
-    if self.ahead < 0:
-      raise ValueError(f"ahead must be 0 or more, not {self.ahead}")
-    # One byte may bring as many nodes.
-    if self.rows < 4:
-      raise ValueError(f"rows must be 4 or more, not {self.rows}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,14 +115,8 @@ class Sampler:
     self._tables = tables
     self._source, self._given = drafts[:2] if drafts else (None, None)
     self.request = Request(
-      controls=Controls(
-        temperature=jnp.float32(settings.temperature),
-        top_k=jnp.int32(settings.top_k or 257),
-        top_p=jnp.float32(settings.top_p),
-        min_p=jnp.float32(settings.min_p),
-        greedy=jnp.bool_(settings.greedy),
-      ),
-      stops=_stop_strings(settings.stop),
+      controls=settings.controls(257),
+      stops=stop_strings(settings.stop),
       constraint=constraint,
       eps=jnp.float32(settings.eps),
     )
@@ -243,21 +178,13 @@ class Sampler:
         Sample(
           text=state["text"][k, read - length : read].tobytes(),
           logprobs=logprob[: length + (status == states.ENDED)],
-          reason=_REASONS[status],
+          reason=REASONS[status],
           calls=int(state["calls"][k]),
           slots=int(state["peak"][k]),
           error=max(0.0, -math.expm1(state["kept"][k])),
         )
       )
     return found
-
-
-def _stop_strings(stop: Sequence[bytes]):
-  longest = max(map(len, stop), default=1)
-  table = np.zeros((len(stop), longest), np.uint8)
-  for row, text in zip(table, stop, strict=True):
-    row[longest - len(text) :] = list(text)
-  return jnp.asarray(table), jnp.array([len(text) for text in stop], jnp.int32)
 
 
 def _begin(model, tables, prompts, settings, trust_model):

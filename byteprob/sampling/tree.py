@@ -128,9 +128,7 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
     return jnp.pad(logits.astype(jnp.float32), rest), cache
 
   needed = some.sum(1).max()
-  logits, _ = jax.eval_shape(
-    functools.partial(call, limits.tree), state.cache
-  )
+  logits, _ = jax.eval_shape(functools.partial(call, limits.tree), state.cache)
   carry = jnp.zeros(logits.shape), state.cache, jnp.bool_(False)
   before = 0
   for size in limits.sizes:

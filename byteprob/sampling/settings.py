@@ -1,0 +1,105 @@
+"""Host: what users may ask of the samplers."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byteprob.sampling.controls import Controls
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+  """How texts are drawn, symbol by symbol: bytes or tokens.
+
+  Attributes:
+    max_bytes: bytes of each text at most.
+    temperature: log-probs are divided by it; above 0.
+    top_k: only the most probable so many symbols; 0 for all.
+    top_p: only the fewest symbols with this probability together.
+    min_p: only symbols with at least this share of the largest probability.
+    greedy: always the most probable symbol.
+    stop: strings of bytes after which a text stops; they stay in it.
+  """
+
+  max_bytes: int
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  greedy: bool = False
+  stop: tuple[bytes, ...] = ()
+
+  def __post_init__(self):
+    """Checks the values.
+
+    Raises:
+      ValueError: one makes no sense.
+    """
+    if self.max_bytes < 1:
+      raise ValueError(f"max_bytes must be at least 1, not {self.max_bytes}")
+    if not self.temperature > 0:
+      raise ValueError(
+        f"temperature must be above 0, not {self.temperature}; for the most"
+        " probable symbol each time use greedy=True"
+      )
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+    if not 0 <= self.min_p <= 1:
+      raise ValueError(f"min_p must be in [0, 1], not {self.min_p}")
+    if self.top_k < 0:
+      raise ValueError(f"top_k must be 0 (for all) or more, not {self.top_k}")
+    if not all(self.stop):
+      raise ValueError("a stop string must have at least one byte")
+
+  def controls(self, symbols: int) -> Controls:
+    """The same for the device, where there are so many symbols."""
+    return Controls(
+      temperature=jnp.float32(self.temperature),
+      top_k=jnp.int32(self.top_k or symbols),
+      top_p=jnp.float32(self.top_p),
+      min_p=jnp.float32(self.min_p),
+      greedy=jnp.bool_(self.greedy),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Common):
+  """How texts are drawn, byte by byte; see `Common`.
+
+  Attributes:
+    eps: token sequences that carry less than this share of the text's
+      probability when they begin are left out; 0 leaves out nothing.
+    ahead: bytes drafted at most before a model call; 0 for one call a byte.
+    rows: rows of a model call at most, for one text.
+  """
+
+  eps: float = 0.0
+  ahead: int = 12
+  rows: int = 8
+
+  def __post_init__(self):
+    """Checks the values.
+
+    Raises:
+      ValueError: one makes no sense.
+    """
+    super().__post_init__()
+    if not 0 <= self.eps < 1:
+      raise ValueError(f"eps must be in [0, 1), not {self.eps}")
+    if self.ahead < 0:
+      raise ValueError(f"ahead must be 0 or more, not {self.ahead}")
+    # One byte may bring as many nodes.
+    if self.rows < 4:
+      raise ValueError(f"rows must be 4 or more, not {self.rows}")
+
+
+def stop_strings(stop: Sequence[bytes]) -> tuple[jax.Array, jax.Array]:
+  """Stop strings, padded on the left, and their lengths."""
+  longest = max(map(len, stop), default=1)
+  table = np.zeros((len(stop), longest), np.uint8)
+  for row, text in zip(table, stop, strict=True):
+    row[longest - len(text) :] = list(text)
+  return jnp.asarray(table), jnp.array([len(text) for text in stop], jnp.int32)
