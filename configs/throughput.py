@@ -43,12 +43,12 @@ def get_config() -> ConfigDict:
       "validity": ("trust_model",),
       "temperature": (0.6,),
       "batch": (4, 16),
-      "context": (1000, 4000, 8000),
+      "context": (1000, 4000),
     }
   )
   config.max_bytes = 400
   config.seed = 0
-  config.repeats = 3
+  config.repeats = 2
   # Time transformers on a model of the same shape, if torch is there.
   config.transformers = True
   return config
