@@ -46,6 +46,8 @@ def get_config() -> ConfigDict:
       "context": (1000, 4000),
     }
   )
+  # Texts of a case at least; as many as `batch` go side by side.
+  config.texts = 4
   config.max_bytes = 400
   config.seed = 0
   config.repeats = 2

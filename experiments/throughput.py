@@ -91,24 +91,27 @@ def loops_timed() -> Iterator[list[float]]:
       module.run = run
 
 
-def prompts(case: dict[str, Any]) -> list[bytes]:
-  """How the texts of a case begin."""
-  return _texts.prompts(case["text"], case["context"], case["batch"])
+def groups(case: dict[str, Any], texts: int) -> list[list[bytes]]:
+  """How the texts of a case begin: at least `texts`, `batch` side by side."""
+  size = case["batch"]
+  count = -(-max(texts, size) // size)
+  found = _texts.prompts(case["text"], case["context"], count * size)
+  return [found[k * size :][:size] for k in range(count)]
 
 
 def jobs_of(lm, drafters, case, max_bytes, seed) -> dict[str, Callable]:
-  """What is timed against each other."""
-  contexts, key = prompts(case), jax.random.key(seed)
+  """What is timed against each other; each takes prompts."""
+  key = jax.random.key(seed)
   ours = byteprob.ByteLM(lm.model, lm.tables, case["validity"])
   rest = _drafts.draft_of(case["draft"], drafters)
   common = {"temperature": case["temperature"]}
 
-  def exact():
+  def exact(contexts):
     return ours.sample(
       contexts, key, max_bytes, eps=case["eps"], **rest, **common
     )
 
-  def plain():
+  def plain(contexts):
     return lm.sample_tokens(contexts, key, max_bytes, method="token", **common)
 
   return {"exact": exact, "plain": plain}
@@ -117,42 +120,54 @@ def jobs_of(lm, drafters, case, max_bytes, seed) -> dict[str, Callable]:
 def measure(
   lm: byteprob.ByteLM,
   jobs: dict[str, Callable],
-  contexts: list[bytes],
+  prompts: list[list[bytes]],
   repeats: int,
 ) -> dict[str, Any]:
-  """Times the jobs in turns; the first run of each compiles."""
-  seconds: dict[str, list[float]] = {name: [] for name in jobs}
-  found = {}
-  for _ in range(repeats + 1):
-    for name, job in jobs.items():
-      with loops_timed() as timed:
-        found[name] = job()
-      seconds[name].append(sum(timed))
-  median = {name: statistics.median(v[1:]) for name, v in seconds.items()}
+  """Times the jobs in turns; a first run of each compiles."""
+  first: dict[str, float] = {}
+  for name, job in jobs.items():
+    with loops_timed() as timed:
+      job(prompts[0])
+    first[name] = sum(timed)
+  seconds: dict[str, list[list[float]]] = {name: [] for name in jobs}
+  found: dict[str, list] = {}
+  for _ in range(repeats):
+    for name in jobs:
+      seconds[name].append([])
+      found[name] = []
+    for contexts in prompts:
+      for name, job in jobs.items():
+        with loops_timed() as timed:
+          found[name] += job(contexts)
+        seconds[name][-1].append(sum(timed))
+  whole = {
+    name: statistics.median(map(sum, runs)) for name, runs in seconds.items()
+  }
   size = {name: sum(len(s.text) for s in v) for name, v in found.items()}
-  exact = found["exact"]
-  before = [len(lm.encode(context)) for context in contexts]
-  whole = [
-    len(lm.encode(context + _whole(sample.text)))
+  exact, contexts = found["exact"], sum(prompts, [])
+  before = [len(lm.encode(_whole(context))) for context in contexts]
+  after = [
+    len(lm.encode(_whole(context + sample.text)))
     for context, sample in zip(contexts, exact, strict=True)
   ]
-  tokens = sum(whole) - sum(before)
-  rate = {name: size[name] / median[name] for name in jobs}
+  tokens = sum(after) - sum(before)
+  rate = {name: size[name] / whole[name] for name in jobs}
   return {
     "bytes": size["exact"],
     "tokens": tokens,
     "calls_per_token": sum(sample.calls for sample in exact) / tokens,
+    # The most rows in use, over those of the same text's tokens.
     "cache_rows": max(
-      sample.slots / rows for sample, rows in zip(exact, whole, strict=True)
+      sample.slots / rows for sample, rows in zip(exact, after, strict=True)
     ),
     "error": statistics.mean(sample.error for sample in exact),
     "bytes_per_s": rate["exact"],
     "plain_bytes_per_s": rate["plain"],
     "plain_tokens_per_s": sum(sample.calls for sample in found["plain"])
-    / median["plain"],
+    / whole["plain"],
     "ratio": rate["exact"] / rate["plain"],
-    "compile_seconds": seconds["exact"][0] - median["exact"],
-    "seconds": {name: v[1:] for name, v in seconds.items()},
+    "compile_seconds": first["exact"] - seconds["exact"][0][0],
+    "seconds": {name: list(map(sum, runs)) for name, runs in seconds.items()},
   }
 
 
@@ -225,7 +240,8 @@ def run() -> None:
   with _runtime.progress(len(cases), unit="case") as bar:
     for case in cases:
       jobs = jobs_of(lm, drafters, case, config.max_bytes, config.seed)
-      found = measure(lm, jobs, prompts(case), config.repeats)
+      prompts = groups(case, config.texts)
+      found = measure(lm, jobs, prompts, config.repeats)
       rows.append({"case": case, **found})
       name = label(case, cases[0])
       print(
@@ -241,6 +257,7 @@ def run() -> None:
   result = {
     "model": name,
     "max_bytes": config.max_bytes,
+    "texts": config.texts,
     "cases": rows,
     "transformers_tokens_per_s": _theirs(lm, config, rows[0]),
     "environment": _runtime.public_environment(),
@@ -260,12 +277,9 @@ def _theirs(lm, config, base) -> float | None:
   """Tokens a second of transformers' own decoding, of one text."""
   if not (config.transformers and _transformers.available()):
     return None
-  prompt = len(lm.encode(prompts(base["case"])[0]))
+  prompt = groups(base["case"], config.texts)[0][0]
   seconds = _transformers.seconds_per_token(
-    lm.model.extend.args[0],
-    prompt,
-    max(base["tokens"] // base["case"]["batch"], 1),
-    config.repeats,
+    lm.model.extend.args[0], len(lm.encode(prompt)), 100, config.repeats
   )
   return seconds and 1 / seconds
 
