@@ -164,7 +164,6 @@ class Plan:
     standing: covers.Standing,
     *,
     most: int,
-    spare: int,
     context_length: int,
   ):
     """Plans the calls.
@@ -174,7 +173,6 @@ class Plan:
       queries: the texts.
       nodes, front, standing: of each text, on the host.
       most: rows of one call, for one text, at most.
-      spare: slots that must be left in the end.
       context_length: see `Model`.
 
     Raises:
@@ -203,8 +201,7 @@ class Plan:
     ]
     self.slot_of = [slots for slots, _ in allotted]
     used = max(self.rows, *(used for _, used in allotted))
-    one_call = self.chunks == 1 and not spare
-    self.slots = used if one_call else bucket(used + spare)
+    self.slots = used if self.chunks == 1 else bucket(used)
 
   def chunk(self, number: int) -> Chunk:
     """The inputs of a model call."""

@@ -122,13 +122,11 @@ def run(
   *,
   trust_model: bool = False,
   keep_rows: bool = False,
-  spare: int = 0,
 ) -> Run:
   """One pass over texts; see `score`.
 
   Args:
     model, tables, queries, trust_model, keep_rows: see `score`.
-    spare: slots of the cache that must be left in the end.
   """
   nodes, front, path = read(tables, queries)
   host_nodes, host_front, standing = jax.device_get(
@@ -142,7 +140,6 @@ def run(
     host_front,
     standing,
     most=min(max(most, 16), MAX_ROWS),
-    spare=spare,
     context_length=model.context_length,
   )
   cache = model.init_cache(len(queries), plan.slots)

@@ -5,7 +5,8 @@
     --config.drafts=none,rows,smollm2-135m \
     --output=results/drafting/gemma3.json
 
-Hardware: any; there are no timings. Time on two CPU cores: a quarter of an hour.
+Hardware: any; there are no timings. Time on two CPU cores: a quarter of an
+hour.
 """
 
 from ml_collections import ConfigDict

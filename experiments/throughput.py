@@ -9,6 +9,7 @@ encoding of the prompt. Medians; what is compiled is timed apart.
 """
 
 import contextlib
+import itertools
 import pathlib
 import statistics
 import time
@@ -144,7 +145,8 @@ def measure(
     name: statistics.median(map(sum, runs)) for name, runs in seconds.items()
   }
   size = {name: sum(len(s.text) for s in v) for name, v in found.items()}
-  exact, contexts = found["exact"], sum(prompts, [])
+  exact = found["exact"]
+  contexts = list(itertools.chain.from_iterable(prompts))
   before = [len(lm.encode(_whole(context))) for context in contexts]
   after = [
     len(lm.encode(_whole(context + sample.text)))

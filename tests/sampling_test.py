@@ -332,7 +332,7 @@ def test_more_room_is_made_where_it_is_needed(monkeypatch):
     one.padded, end_ids=jnp.zeros(0, jnp.int32)
   )
   lm, key = benches.lm.ByteLM(one.model, endless), jax.random.key(7)
-  wanted = lm.sample([b"abc", b"ca"], key, 600)
+  wanted = lm.sample([b"abc", b"ca"], key, 300)
   made = []
   widen = batch.widen
 
@@ -341,20 +341,18 @@ def test_more_room_is_made_where_it_is_needed(monkeypatch):
     return widen(tables, limits, state)
 
   monkeypatch.setattr(batch, "widen", noting)
-  run = batch.scoring.run
-
-  def narrow(*args, spare, **rest):
-    return run(*args, spare=1, **rest)
-
-  monkeypatch.setattr(batch.scoring, "run", narrow)
+  compact = batch._compact
+  monkeypatch.setattr(
+    batch, "_compact", lambda attends, spare: compact(attends, 32)
+  )
   monkeypatch.setattr(batch, "bucket", lambda count: count)
   for sample, other in zip(
-    lm.sample([b"abc", b"ca"], key, 600), wanted, strict=True
+    lm.sample([b"abc", b"ca"], key, 300), wanted, strict=True
   ):
     assert sample.text == other.text
     close(sample.logprobs, other.logprobs)
   assert made
-  assert [len(sample.text) for sample in wanted] == [600, 600]
+  assert [len(sample.text) for sample in wanted] == [300, 300]
 
 
 def test_slots_of_dead_branches_are_used_again():

@@ -20,6 +20,7 @@ from byteprob.numerics import logsumexp
 from byteprob.plan import bucket, take
 from byteprob.sampling.batch import Prompt
 from byteprob.sampling.trail import Spelling
+from byteprob.tokenization import spell_all
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, Model
 
@@ -50,30 +51,17 @@ class Start:
 
 def spell(tables: Tables, vocab_size: int) -> Spelling:
   """The bytes of all tokens, for a model with so many logits."""
-  children, low = np.asarray(tables.children), np.asarray(tables.low)
   size = np.asarray(tables.length)
   begin = np.cumsum(size) - size
-  text = np.zeros(int(size.sum()) + tables.longest, np.uint8)
-  # Trie nodes are numbered level by level.
-  first, stop, depth = 0, 1, 0
-  while first < stop:
-    node = np.arange(first, stop)
-    first, stop = stop, stop + int(children[node].sum())
-    if depth:
-      many = np.asarray(tables.high)[node] - low[node]
-      at = np.arange(many.sum()) + np.repeat(
-        low[node] - (np.cumsum(many) - many), many
-      )
-      byte = np.repeat(np.asarray(tables.node_byte)[node], many)
-      text[begin[at] + depth - 1] = byte
-    depth += 1
+  # A token may be read as if it had the longest one's length.
+  text = b"".join(spell_all(tables)) + bytes(tables.longest)
   place = np.full(vocab_size, NONE, np.int32)
   own = np.flatnonzero(size)
   place[np.asarray(tables.token_id)[own]] = own
   return Spelling(
     place=jnp.asarray(place),
     begin=jnp.asarray(begin, jnp.int32),
-    text=jnp.asarray(text),
+    text=jnp.asarray(np.frombuffer(text, np.uint8)),
   )
 
 
