@@ -24,14 +24,14 @@ from experiments import _data, _runtime, _tokenizers
 
 _LAYER = {
   "input_layernorm": ("attention_norm", "scale"),
-  "self_attn.q_proj": ("attention", "query", "kernel"),
-  "self_attn.k_proj": ("attention", "key", "kernel"),
-  "self_attn.v_proj": ("attention", "value", "kernel"),
-  "self_attn.o_proj": ("attention", "out", "kernel"),
+  "self_attn.q_proj": ("attention", "query", "weight"),
+  "self_attn.k_proj": ("attention", "key", "weight"),
+  "self_attn.v_proj": ("attention", "value", "weight"),
+  "self_attn.o_proj": ("attention", "out", "weight"),
   "post_attention_layernorm": ("mlp_norm", "scale"),
-  "mlp.gate_proj": ("mlp", "gate", "kernel"),
-  "mlp.up_proj": ("mlp", "up", "kernel"),
-  "mlp.down_proj": ("mlp", "down", "kernel"),
+  "mlp.gate_proj": ("mlp", "gate", "weight"),
+  "mlp.up_proj": ("mlp", "up", "weight"),
+  "mlp.down_proj": ("mlp", "down", "weight"),
 }
 """Names in a Llama checkpoint's layers, and where our parameters are."""
 
@@ -60,8 +60,6 @@ def llama_tensors(
     for key in path:
       leaf = leaf[key]
     leaf = np.asarray(leaf).astype(ml_dtypes.bfloat16)
-    if path[-1] == "kernel":
-      leaf = leaf.T
     tensors[f"{name}.weight"] = np.ascontiguousarray(leaf)
   return tensors
 

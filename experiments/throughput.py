@@ -5,7 +5,9 @@
 Both run in one process, in turns: same model, prompts, keys and temperature.
 What is timed is the loop on the device, without the prompt's own pass; plain
 decoding draws about as many bytes, token by token, from the tokenizer's
-encoding of the prompt. Medians; what is compiled is timed apart.
+encoding of the prompt. Its bytes/s are told for the exact texts, by its time
+for a token and their tokens: drawn texts differ in bytes a token. Medians;
+what is compiled is timed apart.
 """
 
 import contextlib
@@ -144,7 +146,6 @@ def measure(
   whole = {
     name: statistics.median(map(sum, runs)) for name, runs in seconds.items()
   }
-  size = {name: sum(len(s.text) for s in v) for name, v in found.items()}
   exact = found["exact"]
   contexts = list(itertools.chain.from_iterable(prompts))
   before = [len(lm.encode(_whole(context))) for context in contexts]
@@ -153,9 +154,11 @@ def measure(
     for context, sample in zip(contexts, exact, strict=True)
   ]
   tokens = sum(after) - sum(before)
-  rate = {name: size[name] / whole[name] for name in jobs}
+  size = sum(len(sample.text) for sample in exact)
+  plain_tokens = sum(sample.calls for sample in found["plain"])
+  plain = whole["plain"] / plain_tokens * tokens
   return {
-    "bytes": size["exact"],
+    "bytes": size,
     "tokens": tokens,
     "calls_per_token": sum(sample.calls for sample in exact) / tokens,
     # The most rows in use, over those of the same text's tokens.
@@ -163,11 +166,10 @@ def measure(
       sample.slots / rows for sample, rows in zip(exact, after, strict=True)
     ),
     "error": statistics.mean(sample.error for sample in exact),
-    "bytes_per_s": rate["exact"],
-    "plain_bytes_per_s": rate["plain"],
-    "plain_tokens_per_s": sum(sample.calls for sample in found["plain"])
-    / whole["plain"],
-    "ratio": rate["exact"] / rate["plain"],
+    "bytes_per_s": size / whole["exact"],
+    "plain_bytes_per_s": size / plain,
+    "plain_tokens_per_s": plain_tokens / whole["plain"],
+    "ratio": plain / whole["exact"],
     "compile_seconds": first["exact"] - seconds["exact"][0][0],
     "seconds": {name: list(map(sum, runs)) for name, runs in seconds.items()},
   }

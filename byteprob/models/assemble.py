@@ -17,7 +17,7 @@ from byteprob.types import Params
 
 Dtype = Literal["float32", "bfloat16"]
 
-HEAD = "head/kernel"
+HEAD = "head/weight"
 EMBEDDING = "embed/embedding"
 
 
@@ -41,9 +41,9 @@ class Rule:
   Attributes:
     pattern: matches the whole name.
     targets: the parameter's path, its `{}` filled by the pattern's groups;
-      several: the last axis is cut into as many equal parts; none: the
+      several: the first axis is cut into as many equal parts; none: the
       tensor is not needed.
-    transpose: `[out, in]` in the file.
+    transpose: `[in, out]` in the file.
     interleaved: if not 0, the rows are those of this many heads whose rotary
       pairs are neighbours, to be set half a head apart.
     add: added to every element.
@@ -61,8 +61,8 @@ class Rule:
       shape = shape[::-1]
     if len(self.targets) > 1 and shape:
       # A size that cannot be cut gives one that cannot be right.
-      last, rest = divmod(shape[-1], len(self.targets))
-      shape = (*shape[:-1], -1 if rest else last)
+      first, rest = divmod(shape[0], len(self.targets))
+      shape = (-1 if rest else first, *shape[1:])
     return shape
 
   def apply(self, x: np.ndarray) -> list[np.ndarray]:
@@ -74,7 +74,7 @@ class Rule:
       x = x.T
     if self.add:
       x = x + np.float32(self.add)
-    return np.split(x, len(self.targets), axis=-1)
+    return np.split(x, len(self.targets))
 
 
 def rules(

@@ -1,9 +1,8 @@
 """Device: one Linen decoder for every family, its cache passed in and out.
 
-Parameters are a plain nested dict. Kernels are `[in, out]`: of the two
-layouts, that is the faster one on CPUs for all but a single row, and devices
-do not care. Layers are unrolled: stacked weights, as a scan over layers wants
-them, are copied at every call on CPUs.
+Parameters are a plain nested dict. Weights are `[out, in]`, as checkpoints
+have them (`product` says why). Layers are unrolled: stacked weights, as a scan
+over layers wants them, are copied at every call on CPUs.
 """
 
 import functools
@@ -179,14 +178,10 @@ class Decoder(nn.Module):
   def _logits(self, x, embedding):
     cfg = self.config
     x = Norm(cfg.norm, cfg.norm_eps, name="final_norm")(x)
-    dot = functools.partial(
-      jnp.einsum, precision=cfg.precision, preferred_element_type=jnp.float32
-    )
-    if cfg.tied:
-      logits = dot("btw,vw->btv", x, embedding)
-    else:
-      kernel = _Kernel(cfg.vocab_size, name="head")(x)
-      logits = dot("btw,wv->btv", x, kernel)
+    weight = embedding
+    if not cfg.tied:
+      weight = _Weight((cfg.vocab_size, cfg.width), name="head")()
+    logits = product(x, weight, cfg.precision, jnp.float32)
     if cfg.logit_softcap:
       logits = cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap)
     return logits
@@ -202,24 +197,86 @@ class _Table(nn.Module):
     return self.param("embedding", init, (self.rows, self.width), jnp.float32)
 
 
-class _Kernel(nn.Module):
+class _Weight(nn.Module):
+  shape: tuple[int, int]
+
+  @nn.compact
+  def __call__(self):
+    init = nn.initializers.normal(0.02)
+    return self.param("weight", init, self.shape, jnp.float32)
+
+
+class _Dense(nn.Module):
   features: int
+  use_bias: bool
+  precision: str
 
   @nn.compact
   def __call__(self, x):
     init = nn.initializers.normal(0.02)
-    shape = (x.shape[-1], self.features)
-    return self.param("kernel", init, shape, jnp.float32)
+    shape = (self.features, x.shape[-1])
+    weight = self.param("weight", init, shape, jnp.float32)
+    y = product(x, weight, self.precision, x.dtype)
+    if self.use_bias:
+      init = nn.initializers.zeros
+      bias = self.param("bias", init, shape[:1], jnp.float32)
+      y += bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+    return y
+
+
+_FEW_ROWS = range(2, 33)
+"""Rows of a product that a CPU multiplies from the other side."""
+
+
+def product(
+  x: Float[Array, "... I"],
+  weight: Float[Array, "O I"],
+  precision: str,
+  dtype: Any,
+) -> Float[Array, "... O"]:
+  """`x @ weight.T`.
+
+  XLA's CPU packs the right-hand side anew at every call. For a few rows that
+  takes as long as the product, so there the rows are the right-hand side.
+
+  Args:
+    x: rows.
+    weight: as it is kept.
+    precision: see `DecoderConfig`.
+    dtype: of the result.
+  """
+  dot = functools.partial(
+    jax.lax.dot_general, precision=precision, preferred_element_type=dtype
+  )
+
+  def by_rows(x, weight):
+    return dot(x, weight, (((1,), (1,)), ((), ())))
+
+  def by_columns(x, weight):
+    return _turn(dot(weight, _turn(x), (((1,), (0,)), ((), ()))))
+
+  rows = x.reshape(-1, x.shape[-1])
+  if len(rows) in _FEW_ROWS:
+    y = jax.lax.platform_dependent(
+      rows, weight, cpu=by_columns, default=by_rows
+    )
+  else:
+    y = by_rows(rows, weight)
+  return y.reshape(*x.shape[:-1], len(weight))
+
+
+def _turn(x: Float[Array, "M N"]) -> Float[Array, "N M"]:
+  """The transpose, moved in memory.
+
+  XLA takes a transpose for the product from the wrong side.
+  """
+  count, size = x.shape
+  at = jnp.arange(size)[:, None] + size * jnp.arange(count)[None]
+  return x.reshape(-1).at[at].get(mode="promise_in_bounds")
 
 
 def _dense(config, features, use_bias, name):
-  return nn.Dense(
-    features,
-    use_bias=use_bias,
-    precision=config.precision,
-    kernel_init=nn.initializers.normal(0.02),
-    name=name,
-  )
+  return _Dense(features, use_bias, config.precision, name=name)
 
 
 def init_params(config: DecoderConfig, key: jax.Array) -> Params:

@@ -299,7 +299,7 @@ _NORMS = {
   _BLOCK + "attn_k_norm": "layer_{}/attention/key_norm",
   "output_norm": "final_norm",
 }
-_KERNEL = Rule(pattern=r"\.weight", targets=("kernel",), transpose=True)
+_WEIGHT = Rule(pattern=r"\.weight", targets=("weight",))
 _BIAS = Rule(pattern=r"\.bias", targets=("bias",))
 _SCALE = Rule(pattern=r"\.weight", targets=("scale",))
 _EMBEDDING = Rule(pattern=r"\.weight", targets=("embedding",))
@@ -318,7 +318,7 @@ def _rules(config: DecoderConfig, interleaved: bool = False) -> list[Rule]:
       dict([module]),
       [
         dataclasses.replace(rule, interleaved=heads if interleaved else 0)
-        for rule in (_KERNEL, _BIAS)
+        for rule in (_WEIGHT, _BIAS)
       ],
     )
   qkv = [f"layer_{{0}}/attention/{n}" for n in ("query", "key", "value")]
@@ -332,9 +332,9 @@ def _rules(config: DecoderConfig, interleaved: bool = False) -> list[Rule]:
         pattern=_BLOCK + "attn_qkv" + rule.pattern,
         targets=tuple(f"{path}/{rule.targets[0]}" for path in qkv),
       )
-      for rule in (_KERNEL, _BIAS)
+      for rule in (_WEIGHT, _BIAS)
     ),
-    *assemble.rules(_LINEAR, [_KERNEL, _BIAS]),
+    *assemble.rules(_LINEAR, [_WEIGHT, _BIAS]),
     *assemble.rules(_NORMS, [_SCALE, _BIAS]),
     # Read with the config.
     Rule(pattern=_ROPE_FACTORS.replace(".", r"\.")),

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from byteprob.models import assemble
 from byteprob.models.assemble import Rule
 
-_KERNEL = Rule(pattern=r"\.weight", targets=("kernel",), transpose=True)
+_WEIGHT = Rule(pattern=r"\.weight", targets=("weight",))
 _BIAS = Rule(pattern=r"\.bias", targets=("bias",))
 _SCALE = Rule(pattern=r"\.weight", targets=("scale",))
 _EMBEDDING = Rule(pattern=r"\.weight", targets=("embedding",))
 # Gemma's norms multiply by one plus their weight.
 _SCALE_FROM_ONE = dataclasses.replace(_SCALE, add=1.0)
 
-_HEAD = assemble.rules({r"lm_head": "head"}, [_KERNEL])
+_HEAD = assemble.rules({r"lm_head": "head"}, [_WEIGHT])
 _ATTENTION = {
   r"layers\.(\d+)\.self_attn\.q_proj": "layer_{}/attention/query",
   r"layers\.(\d+)\.self_attn\.k_proj": "layer_{}/attention/key",
@@ -57,7 +57,7 @@ def _llama_rules(
   embed = {"embed_tokens": "embed"}
   return (
     *assemble.rules(embed, [_EMBEDDING], prefix=prefix),
-    *assemble.rules(linear, [_KERNEL, _BIAS], prefix=prefix),
+    *assemble.rules(linear, [_WEIGHT, _BIAS], prefix=prefix),
     *assemble.rules(norms, norm_suffixes, prefix=prefix),
     *_HEAD,
     _OLD_BUFFERS,
@@ -75,7 +75,7 @@ GEMMA3_MULTIMODAL = (
     [_SCALE_FROM_ONE],
     prefix=r"(?:language_model\.model|model\.language_model)\.",
   ),
-  *assemble.rules({r"language_model\.lm_head": "head"}, [_KERNEL]),
+  *assemble.rules({r"language_model\.lm_head": "head"}, [_WEIGHT]),
   Rule(pattern=r"(?:model\.)?(?:vision_tower|multi_modal_projector)\..*"),
 )
 STARCODER2 = _llama_rules(
@@ -90,7 +90,7 @@ STARCODER2 = _llama_rules(
 
 
 def _gpt2_rules() -> tuple[Rule, ...]:
-  """GPT-2's: kernels are `[in, out]` already, and three are one."""
+  """GPT-2's: weights are `[in, out]`, and three are one."""
   prefix = r"(?:transformer\.)?"
   qkv = [f"layer_{{0}}/attention/{n}" for n in ("query", "key", "value")]
   linear = {
@@ -103,18 +103,19 @@ def _gpt2_rules() -> tuple[Rule, ...]:
     r"h\.(\d+)\.ln_2": "layer_{}/mlp_norm",
     r"ln_f": "final_norm",
   }
-  kernel = dataclasses.replace(_KERNEL, transpose=False)
+  weight = dataclasses.replace(_WEIGHT, transpose=True)
   tables = {"wte": "embed", "wpe": "position"}
   return (
     *assemble.rules(tables, [_EMBEDDING], prefix=prefix),
-    *assemble.rules(linear, [kernel, _BIAS], prefix=prefix),
+    *assemble.rules(linear, [weight, _BIAS], prefix=prefix),
     *assemble.rules(norms, [_SCALE, _BIAS], prefix=prefix),
     *(
-      Rule(
-        pattern=prefix + r"h\.(\d+)\.attn\.c_attn\." + end,
-        targets=tuple(f"{path}/{target}" for path in qkv),
+      dataclasses.replace(
+        rule,
+        pattern=prefix + r"h\.(\d+)\.attn\.c_attn" + rule.pattern,
+        targets=tuple(f"{path}/{rule.targets[0]}" for path in qkv),
       )
-      for end, target in (("weight", "kernel"), ("bias", "bias"))
+      for rule in (weight, _BIAS)
     ),
     # The causal mask, saved along by old versions.
     Rule(pattern=prefix + r"h\.\d+\.attn\.(?:masked_)?bias"),

@@ -293,9 +293,11 @@ def _moved(cache, order):
 
 
 def _sizes(rows: int) -> tuple[int, ...]:
-  """Powers of two, and the largest."""
-  powers = [1 << k for k in range(rows.bit_length()) if 1 << k < rows]
-  return (*powers, rows)
+  """One row, and doublings from four: two cost a CPU as much as four."""
+  sizes = [1]
+  while (size := 4 * sizes[-1] if len(sizes) == 1 else 2 * sizes[-1]) < rows:
+    sizes.append(size)
+  return (*sizes, rows)
 
 
 def _grow(leaf, axis: int, size: int, fill=NONE):
@@ -321,8 +323,13 @@ def widen(tables: Tables, limits: Limits, state: State) -> tuple[Limits, State]:
     born=2 * old.born,
     lanes=old.lanes,
   )
+  # All nodes that one byte brings are evaluated in one call.
+  more = (capacity.born,) if capacity.born > limits.tree else ()
   wider = dataclasses.replace(
-    limits, capacity=capacity, slots=bucket(slots + slots // 2)
+    limits,
+    capacity=capacity,
+    slots=bucket(slots + slots // 2),
+    sizes=limits.sizes + more,
   )
   fresh, _ = jax.vmap(lambda start: covers.begin(tables, capacity, start))(
     jnp.zeros(batch, jnp.int32)

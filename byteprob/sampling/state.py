@@ -43,7 +43,7 @@ class Limits:
   context_length: int
   ahead: int = 12
   sizes: tuple[int, ...] = (1, 2, 4, 8)
-  doubt: float = 0.5
+  doubt: float = 0.75
   trust_model: bool = False
   prunes: bool = False
 

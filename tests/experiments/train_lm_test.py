@@ -385,7 +385,7 @@ def test_gradients_where_attention_has_no_choice():
     return _lm.loss_sums(recipe, params, np.asarray([[3, 5]]))[0]
 
   grads = jax.grad(loss)(params)["layer_0"]["attention"]
-  size = {name: abs(leaf["kernel"]).max() for name, leaf in grads.items()}
+  size = {name: abs(leaf["weight"]).max() for name, leaf in grads.items()}
   assert size["value"] > 1e-2
   assert size["query"] < 1e-6 and size["key"] < 1e-6
 

@@ -27,7 +27,7 @@ def test_either_format_loads_as_a_model(dtype, tmp_path):
     model = models.load_model(path, dtype)
     assert model.vocab_size == tiny.VOCAB
     assert model.context_length == 64
-    assert model.params["head"]["kernel"].dtype == dtype
+    assert model.params["head"]["weight"].dtype == dtype
     cache = model.init_cache(2, 8)
     assert all(x.shape[:2] == (2, 8) for x in jax.tree.leaves(cache))
     logits, after = jax.jit(model.extend)(

@@ -146,7 +146,7 @@ def test_bfloat16_keeps_norms_in_float32(tmp_path):
   path = gguf_writing.write_model(tmp_path / "model.gguf", torch_model)
   _, params = models.load_gguf(path, "bfloat16")
   assert params["embed"]["embedding"].dtype == jnp.bfloat16
-  assert params["layer_0"]["attention"]["query"]["kernel"].dtype == jnp.bfloat16
+  assert params["layer_0"]["attention"]["query"]["weight"].dtype == jnp.bfloat16
   assert params["final_norm"]["scale"].dtype == jnp.float32
   assert params["layer_0"]["attention"]["key_norm"]["scale"].dtype == "float32"
 
@@ -204,7 +204,7 @@ def test_refuses_all_that_does_not_fit_at_once(tmp_path):
     path,
     "llama.attention.clamp_kqv is 8.0",
     "llama.expert_count is 4",
-    "no tensor for the parameter layer_1/mlp/up/kernel",
+    "no tensor for the parameter layer_1/mlp/up/weight",
     "blk.2.attn_q.weight has shape [8, 8]",
     "blk.0.ffn_gate_inp.weight is not one",
     "blk.0.attn_q_norm.weight has no place",

@@ -49,7 +49,7 @@ def test_lists_all_that_is_wrong_at_once(llama):
     "7 problems",
     "config.json sets logit_scale to 2.0",
     "config.json sets partial_rotary_factor to 0.5",
-    "no tensor for the parameter layer_0/mlp/up/kernel",
+    "no tensor for the parameter layer_0/mlp/up/weight",
     "layers.1.mlp.up_proj.weight has shape [3, 5]",
     "layers.1.mlp.router.weight is not one",
     "layers.7.input_layernorm.weight has no place",

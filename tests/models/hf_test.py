@@ -51,14 +51,14 @@ def test_half_precision_files_load_as_their_numbers(dtype, tmp_path):
   _, params = models.load_hf(tmp_path / "half")
   _, want = models.load_hf(tmp_path / "rounded")
   jax.tree.map(np.testing.assert_array_equal, params, want)
-  assert params["head"]["kernel"].dtype == jnp.float32
+  assert params["head"]["weight"].dtype == jnp.float32
 
 
 def test_bfloat16_is_the_rounded_float32(llama_directory):
   _, params = models.load_hf(llama_directory, "bfloat16")
   _, full = models.load_hf(llama_directory)
   want = models.cast_params(full, jnp.bfloat16)
-  assert params["head"]["kernel"].dtype == jnp.bfloat16
+  assert params["head"]["weight"].dtype == jnp.bfloat16
   assert params["final_norm"]["scale"].dtype == jnp.float32
   jax.tree.map(np.testing.assert_array_equal, params, want)
 
