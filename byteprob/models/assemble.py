@@ -161,7 +161,7 @@ def assemble(
       # A tied model's copy of its embedding is checked when it is read.
       want = shapes.get(path)
       if path == HEAD and config.tied:
-        want = shapes[EMBEDDING][::-1]
+        want = shapes[EMBEDDING]
       got = rule.shape(source.shape)
       if want is None:
         problems.append(f"tensor {name} has no place in the model declared")
@@ -185,7 +185,7 @@ def assemble(
   fields.fail(where, problems)
   if config.tied and HEAD in flat:
     head = flat.pop(HEAD)
-    if not jnp.array_equal(head.T, flat[EMBEDDING]):
+    if not jnp.array_equal(head, flat[EMBEDDING]):
       fields.fail(
         where,
         [
