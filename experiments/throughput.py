@@ -222,6 +222,7 @@ def draw(found: dict[str, Any], path: pathlib.Path) -> None:
   figure.tight_layout()
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=160)
+  pyplot.close(figure)
 
 
 def run() -> None:
@@ -240,13 +241,21 @@ def run() -> None:
       loaded[name] = byteprob.load(name, dtype=config.dtype)
     return loaded[name]
 
-  rows = []
+  name = pathlib.Path(config.model).name + (config.shape and f" {config.shape}")
+  result = {
+    "model": name,
+    "max_bytes": config.max_bytes,
+    "texts": config.texts,
+    "transformers_tokens_per_s": None,
+    "cases": [],
+  }
   with _runtime.progress(len(cases), unit="case") as bar:
     for case in cases:
       jobs = jobs_of(lm, drafters, case, config.max_bytes, config.seed)
       prompts = groups(case, config.texts)
       found = measure(lm, jobs, prompts, config.repeats)
-      rows.append({"case": case, **found})
+      result["cases"].append({"case": case, **found})
+      _write(result)
       name = label(case, cases[0])
       print(
         f"{name:24}{found['bytes_per_s']:8.1f} bytes/s,"
@@ -257,22 +266,22 @@ def run() -> None:
         flush=True,
       )
       bar.advance(name)
-  name = pathlib.Path(config.model).name + (config.shape and f" {config.shape}")
-  result = {
-    "model": name,
-    "max_bytes": config.max_bytes,
-    "texts": config.texts,
-    "cases": rows,
-    "transformers_tokens_per_s": _theirs(lm, config, rows[0]),
-    "environment": _runtime.public_environment(),
-  }
+  result["transformers_tokens_per_s"] = _theirs(lm, config, result["cases"][0])
   if result["transformers_tokens_per_s"]:
     print(
-      f"plain decoding {rows[0]['plain_tokens_per_s']:.1f} tokens/s,"
-      f" transformers {result['transformers_tokens_per_s']:.1f}"
+      f"plain decoding {result['cases'][0]['plain_tokens_per_s']:.1f}"
+      f" tokens/s, transformers {result['transformers_tokens_per_s']:.1f}"
     )
+  _write(result)
+
+
+def _write(result: dict[str, Any]) -> None:
+  """Writes what there is, so that a run that is cut short leaves it."""
   if _OUTPUT.value:
-    _runtime.write_json(pathlib.Path(_OUTPUT.value), result)
+    _runtime.write_json(
+      pathlib.Path(_OUTPUT.value),
+      {**result, "environment": _runtime.public_environment()},
+    )
   if _FIGURE.value:
     draw(result, pathlib.Path(_FIGURE.value))
 

@@ -35,6 +35,13 @@ def installing() -> list[str]:
 SHORT = {
   "experiments.tables": ["--tokenizers=stdlib-bpe"],
   "experiments.scoring": ["--config.model=stdlib-bpe", "--config.repeats=1"],
+  "experiments.throughput": ["--config=configs/throughput.py:tiny"],
+  "experiments.drafting": [
+    "--config.model=stdlib-bpe",
+    "--config.texts=('code',)",
+    "--config.batch=1",
+    "--config.max_bytes=20",
+  ],
 }
 
 

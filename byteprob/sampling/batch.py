@@ -56,9 +56,10 @@ class Sample:
       or it is "running".
     calls: model calls after the prompt's.
     slots: most rows of the cache in use at once.
-    error: share of the text's probability that was left out for `eps`. The
-      law of the texts differs from the exact one by at most its mean (in
-      total variation, over the texts that are drawn).
+    error: share of the text's probability that was left out for `eps`: what
+      is left is at most the text's exact probability. Where nothing else acts
+      on the draws, the law of the texts differs from the exact one by at most
+      its mean (in total variation, over the texts that are drawn).
   """
 
   text: bytes
