@@ -208,9 +208,9 @@ def _begin(model, tables, prompts, settings, trust_model):
   text = done.path.node.shape[1]
   most = bucket(settings.max_bytes)
   spare = most + settings.ahead + 1
-  # Half as many tokens as bytes: more room is made where they are more.
+  # Two tokens for three bytes: more room is made where they are more.
   order, attends = _compact(
-    done.plan.attends(), settings.max_bytes // 2 + 4 * limits.tree
+    done.plan.attends(), 2 * settings.max_bytes // 3 + 4 * limits.tree
   )
   limits = dataclasses.replace(
     limits,
