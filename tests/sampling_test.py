@@ -418,6 +418,6 @@ def test_few_shapes_are_compiled():
   lm = make_bench("gpt2").byte_lm()
   lm.sample([b"a"], jax.random.key(0), 20)
   before = loop.run._cache_size()
-  for size, context in itertools.product((5, 11, 30), (b"", b"a'l", b"l" * 30)):
+  for size, context in itertools.product((5, 11, 30), (b"", b"a'l", b"l" * 8)):
     lm.sample([context], jax.random.key(size), size, temperature=0.7)
   assert loop.run._cache_size() == before

@@ -85,6 +85,7 @@ def test_throughput(tmp_path):
   assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_drafting(tmp_path):
   done = run(
     "drafting",
