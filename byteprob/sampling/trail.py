@@ -64,7 +64,8 @@ Trail = Stands | Read
 def standing(tables: Tables, trail: Trail) -> covers.Standing:
   """What decides on what may follow each text's node, `[B, ...]`."""
   if isinstance(trail, Stands):
-    law = rules.of(tables).by_node(tables, trail, None, None)
+    every = jnp.arange(len(trail.token), dtype=jnp.int32)
+    law = rules.of(tables).by_node(tables, trail, None, every)
     return covers.Standing(trail.token, trail.states, trail.forms, law)
 
   def one(nodes, path, node):
