@@ -132,7 +132,12 @@ def agree(samples, wanted):
 
 @pytest.mark.parametrize(
   "settings",
-  [{}, {"temperature": 1.7}, {"temperature": 0.8, "top_p": 0.95}, {"top_k": 3}],
+  [
+    {},
+    {"temperature": 0.8, "top_p": 0.95},
+    pytest.param({"temperature": 1.7}, marks=pytest.mark.slow),
+    pytest.param({"top_k": 3}, marks=pytest.mark.slow),
+  ],
 )
 @pytest.mark.parametrize("ahead", [12, pytest.param(0, marks=pytest.mark.slow)])
 def test_texts_come_in_their_shares(settings, ahead):
@@ -145,6 +150,7 @@ def test_texts_come_in_their_shares(settings, ahead):
   agree(samples, reference(one, context, size, settings))
 
 
+@pytest.mark.slow
 def test_one_by_one_they_come_in_the_same_shares():
   one = make_bench("gpt2")
   lm, context = one.byte_lm(), b"a'"
@@ -218,7 +224,10 @@ def test_pruning_says_what_it_leaves_out():
   assert sum(s.slots for s in samples) < sum(s.slots for s in exact)
 
 
-@pytest.mark.parametrize("source", ["look_up", "itself", "another"])
+@pytest.mark.parametrize(
+  "source",
+  ["look_up", "itself", pytest.param("another", marks=pytest.mark.slow)],
+)
 def test_any_source_of_drafts_gives_the_same_texts(source):
   one = make_bench("gpt2")
   lm, key = one.byte_lm(), jax.random.key(1)
@@ -330,6 +339,7 @@ def test_a_stream_is_what_is_sampled():
   assert first == parts[0]
 
 
+@pytest.mark.slow
 def test_more_room_is_made_where_it_is_needed(monkeypatch):
   one = make_bench("random_order_1")
   # One that never ends.
@@ -360,6 +370,7 @@ def test_more_room_is_made_where_it_is_needed(monkeypatch):
   assert [len(sample.text) for sample in wanted] == [300, 300]
 
 
+@pytest.mark.slow
 def test_slots_of_dead_branches_are_used_again():
   one = make_bench("gpt2")
   lm = one.byte_lm()

@@ -325,6 +325,7 @@ def test_a_text_does_not_depend_on_its_neighbours(method):
     close(alone.logprobs, together[k].logprobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cover", "token", "healing"])
 def test_stop_strings_cut_where_they_end(method):
   model, key = make_bench("gpt2").byte_lm(), jax.random.key(5)
@@ -369,6 +370,7 @@ def endless(one) -> lm_lib.ByteLM:
   return lm_lib.ByteLM(one.model, tables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "unigram_lookahead"])
 def test_more_room_is_made_where_it_is_needed(name, monkeypatch):
   one = make_bench(name)
@@ -407,6 +409,7 @@ def test_more_room_is_made_where_it_is_needed(name, monkeypatch):
   assert set(made) == {"_more_law", *["_more_slots"] * (name == "gpt2")}
 
 
+@pytest.mark.slow
 def test_the_context_may_run_full():
   one = make_bench("random_order_1")
   model, _ = fakes.model(one.model.vocab_size, context_length=40)

@@ -62,6 +62,7 @@ def test_scoring(tmp_path):
   assert f"{case['ratio']:.3f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_throughput(tmp_path):
   done = run(
     "throughput",

@@ -31,6 +31,7 @@ def test_it_prints_what_the_library_samples():
   assert done.stdout == wanted.decode("utf-8", "replace").encode() + b"\n"
 
 
+@pytest.mark.slow
 def test_many_are_shown_when_all_are_there():
   done = run("--count=3", "--max_bytes=30", "--constraint=identifier")
   assert done.returncode == 0, done.stderr[-2000:]
