@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import fakes
 import jax
@@ -117,6 +118,22 @@ def close(
   np.testing.assert_array_equal(np.isneginf(found), np.isneginf(wanted))
   some = np.isfinite(wanted)
   np.testing.assert_allclose(found[some], wanted[some], rtol=0, atol=tolerance)
+
+
+def check_shares(
+  counts: Mapping[Any, int], wanted: Mapping[Any, float]
+) -> None:
+  """Chi-square, rare cells together; its mean is the degrees of freedom."""
+  total = sum(counts.values())
+  assert set(counts) <= {cell for cell, share in wanted.items() if share > 0}
+  rows = [(counts[cell], share * total) for cell, share in wanted.items()]
+  often = [row for row in rows if row[1] >= 5]
+  rare = np.sum([row for row in rows if row[1] < 5], axis=0)
+  cells = np.array([*often, *([rare] if np.ndim(rare) and rare[1] else [])])
+  statistic = ((cells[:, 0] - cells[:, 1]) ** 2 / cells[:, 1]).sum()
+  freedom = len(cells) - 1
+  assert freedom >= 2
+  assert statistic < freedom + 5 * np.sqrt(2 * freedom)
 
 
 def scores(

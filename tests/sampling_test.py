@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benches import close, make_bench
+from benches import check_shares, close, make_bench
 
 from byteprob.errors import ConstraintError, PromptError
 from byteprob.sampling import batch, controls, loop, sources
@@ -117,17 +117,7 @@ def agree(samples, wanted):
   counts = collections.Counter(
     sample.text + b"$" * (sample.reason == "end") for sample in samples
   )
-  total = sum(counts.values())
-  assert set(counts) <= {text for text, share in wanted.items() if share > 0}
-  # Rare texts together; the mean is the degrees of freedom.
-  rows = [(counts[t], share * total) for t, share in wanted.items()]
-  often = [row for row in rows if row[1] >= 5]
-  rare = np.sum([row for row in rows if row[1] < 5], axis=0)
-  cells = np.array([*often, *([rare] if np.ndim(rare) and rare[1] else [])])
-  statistic = ((cells[:, 0] - cells[:, 1]) ** 2 / cells[:, 1]).sum()
-  freedom = len(cells) - 1
-  assert freedom >= 2
-  assert statistic < freedom + 5 * np.sqrt(2 * freedom)
+  check_shares(counts, wanted)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benches import close, make_bench
+from benches import check_shares, close, make_bench
 
 from byteprob import covers, scoring
 from byteprob import lm as lm_lib
@@ -92,20 +92,6 @@ def texts_law(one, context: bytes, size: int) -> dict[bytes, float]:
 
   extend(b"", 1.0)
   return found
-
-
-def check_shares(counts, wanted) -> None:
-  """Chi-square, rare cells together; its mean is the degrees of freedom."""
-  total = sum(counts.values())
-  assert set(counts) <= {cell for cell, share in wanted.items() if share > 0}
-  rows = [(counts[cell], share * total) for cell, share in wanted.items()]
-  often = [row for row in rows if row[1] >= 5]
-  rare = np.sum([row for row in rows if row[1] < 5], axis=0)
-  cells = np.array([*often, *([rare] if np.ndim(rare) and rare[1] else [])])
-  statistic = ((cells[:, 0] - cells[:, 1]) ** 2 / cells[:, 1]).sum()
-  freedom = len(cells) - 1
-  assert freedom >= 2
-  assert statistic < freedom + 5 * np.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize(

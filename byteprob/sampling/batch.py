@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from byteprob import constraints, covers, scoring
 from byteprob.constraints import Constraint
@@ -23,7 +23,7 @@ from byteprob.sampling import state as states
 from byteprob.sampling.settings import Settings, stop_strings
 from byteprob.sampling.state import Lanes, Limits, Request, Source, State
 from byteprob.tokenization.tables import Tables
-from byteprob.types import Model
+from byteprob.types import Cache, Model
 
 Reason = Literal[
   "running", "end", "max_bytes", "stop", "context", "impossible", "complete"
@@ -247,7 +247,7 @@ def _begin(model, tables, prompts, settings, trust_model):
     settled=done.nodes.count,
     offset=jnp.asarray(done.plan.offset),
     rows=rows,
-    cache=_moved(done.cache, order),
+    cache=moved(done.cache, order),
     ending=jnp.array([prompt.ending for prompt in prompts], jnp.float32),
     text=_grow(jnp.asarray(pad_texts(queries)[0]), 1, text + spare, 0),
     read=jnp.array([len(query.text) for query in queries], jnp.int32),
@@ -287,17 +287,18 @@ def _compact(
 
 
 @jax.jit
-def _moved(cache, order):
-  """The cache `[B, S, ...]` in an order of slots `[B, s]`."""
+def moved(cache: Cache, order: Int[Array, "B s"]) -> Cache:
+  """A cache `[B, S, ...]` with only the slots of an order, in that order."""
   move = jax.vmap(lambda leaf, order: leaf[order])
   return jax.tree.map(lambda leaf: move(leaf, order), cache)
 
 
 def _sizes(rows: int) -> tuple[int, ...]:
   """One row, and doublings from four: two cost a CPU as much as four."""
-  sizes = [1]
-  while (size := 4 * sizes[-1] if len(sizes) == 1 else 2 * sizes[-1]) < rows:
+  sizes, size = [1], 4
+  while size < rows:
     sizes.append(size)
+    size *= 2
   return (*sizes, rows)
 
 
@@ -317,13 +318,7 @@ def widen(tables: Tables, limits: Limits, state: State) -> tuple[Limits, State]:
   """More room for everything."""
   batch = len(state.length)
   old, slots = limits.capacity, limits.slots
-  capacity = covers.Capacity(
-    nodes=old.nodes + old.nodes // 2,
-    states=2 * old.states,
-    width=2 * old.width,
-    born=2 * old.born,
-    lanes=old.lanes,
-  )
+  capacity = dataclasses.replace(old.twice(), nodes=old.nodes + old.nodes // 2)
   # All nodes that one byte brings are evaluated in one call.
   more = (capacity.born,) if capacity.born > limits.tree else ()
   wider = dataclasses.replace(

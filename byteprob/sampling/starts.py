@@ -18,7 +18,7 @@ from byteprob.covers import NONE, ROOT
 from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp
 from byteprob.plan import bucket, take
-from byteprob.sampling.batch import Prompt
+from byteprob.sampling.batch import Prompt, moved
 from byteprob.sampling.trail import Spelling
 from byteprob.tokenization import spell_all
 from byteprob.tokenization.tables import Tables
@@ -205,16 +205,7 @@ def draw_covers(
   order = np.zeros((len(slots), bucket(max(map(len, slots)) + more)), np.int32)
   for row, path in zip(order, slots, strict=True):
     row[: len(path)] = path
-  return Covers(
-    starts, _gather(done.cache, order), jnp.asarray(node), done.nodes
-  )
-
-
-@jax.jit
-def _gather(cache, order):
-  """Rows of a cache in another order, `[B, S]`."""
-  pick = jax.vmap(lambda leaf, order: leaf[order])
-  return jax.tree.map(lambda leaf: pick(leaf, order), cache)
+  return Covers(starts, moved(done.cache, order), jnp.asarray(node), done.nodes)
 
 
 @functools.partial(jax.jit, static_argnames="trust_model")
