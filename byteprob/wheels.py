@@ -222,11 +222,13 @@ def _download(
 
 
 def _bytes_under(directory: pathlib.Path) -> int:
+  """The size of the files there; they and directories go while pip works."""
   total = 0
-  for path in directory.rglob("*"):
-    # Files come and go while pip works.
-    with contextlib.suppress(OSError):
-      total += path.stat().st_size if path.is_file() else 0
+  # Unlike Path.rglob, os.walk passes over a directory that has just gone.
+  for parent, _, names in os.walk(directory):
+    for name in names:
+      with contextlib.suppress(OSError):
+        total += os.stat(os.path.join(parent, name)).st_size
   return total
 
 

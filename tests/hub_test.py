@@ -322,6 +322,21 @@ def test_two_processes_at_once(cache, index):
   assert len(left_in(cache)) == 2
 
 
+def test_what_goes_while_it_is_counted(tmp_path, monkeypatch):
+  for name in ("gone", "kept"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "file").write_bytes(b"12345")
+  scan = os.scandir
+
+  def scandir(path):
+    if os.fspath(path) == str(tmp_path / "gone"):
+      raise FileNotFoundError(path)
+    return scan(path)
+
+  monkeypatch.setattr(os, "scandir", scandir)
+  assert wheels._bytes_under(tmp_path) == 5
+
+
 # Installed packages ----------------------------------------------------------
 
 
