@@ -12,6 +12,7 @@ row in one pass over its forbidden runs is ours.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,10 @@ _FEW = 8
 
 _LANES = 256
 """Children that are treated at a time."""
+
+
+Masked = Callable[[Tables, Standing], tuple[jax.Array, jax.Array]]
+"""Of nodes: tokens `bool[R, Y]` that are kept, and whether the end is."""
 
 
 class Rows(NamedTuple):
@@ -58,6 +63,7 @@ def rows(
   standing: Standing,
   *,
   trust_model: bool = False,
+  masked: Masked | None = None,
 ) -> Rows:
   """Log-probs of the tokens that may follow each node, renormalized.
 
@@ -67,8 +73,12 @@ def rows(
     standing: what decides on what may follow each node.
     trust_model: skip the mask and the renormalization: tokens that may not
       stand keep their probability (the paper's fast mode).
+    masked: what is kept instead of what `mask` says, with the model's own
+      probabilities: they are not renormalized either.
   """
-  whole = functools.partial(_rows, tables, trust_model=trust_model)
+  whole = functools.partial(
+    _rows, tables, trust_model=trust_model, masked=masked
+  )
   inputs = logits.astype(jnp.float32), standing
   count = len(logits)
   if count <= _FEW or count % _FEW:
@@ -87,14 +97,14 @@ def rows(
   return jax.lax.platform_dependent(*inputs, cpu=in_parts, default=whole)
 
 
-def _rows(tables, logits, standing, *, trust_model):
+def _rows(tables, logits, standing, *, trust_model, masked):
   """`rows`, all at once."""
   everything = logsumexp(logits, 1)
   if trust_model:
     allowed = jnp.ones((1, len(tables.token_id)), bool)
     may_end = jnp.ones(len(logits), bool)
   else:
-    allowed, may_end = mask(tables, standing)
+    allowed, may_end = (masked or mask)(tables, standing)
   # Padding after the gather would keep XLA from reading it once.
   rest = -allowed.shape[1] % BLOCK
   allowed = jnp.pad(allowed, ((0, 0), (0, rest)))
@@ -104,7 +114,7 @@ def _rows(tables, logits, standing, *, trust_model):
   eos = logsumexp(logits[:, tables.end_ids], 1)
   eos = jnp.where(may_end, eos, -jnp.inf)
   total = jnp.logaddexp(logsumexp(block, 1), eos)
-  norm = everything if trust_model else total
+  norm = everything if trust_model or masked else total
   return Rows(
     token=token - norm[:, None],
     block=block - norm[:, None],

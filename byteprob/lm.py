@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import constraints, hub, models, prompt, sampling, scoring
+from byteprob import (
+  constraints,
+  distributions,
+  hub,
+  models,
+  prompt,
+  sampling,
+  scoring,
+)
 from byteprob.constraints import Constraint
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.plan import take
@@ -168,6 +176,24 @@ class ByteLM:
       )
       for one in cuts
     ]
+
+  def distributions(self, text: Context) -> distributions.Distributions:
+    """The next byte after every prefix of a text, exact and token-prompted.
+
+    Args:
+      text: as the contexts of `next_byte_logprobs`; its prefixes are those of
+        its last bytes, after its last token id.
+
+    Raises:
+      PromptError: the text cannot be expressed in the model's tokens, or is
+        longer than the model's context.
+    """
+    cut = self._cut(text)[-1]
+    found = distributions.read(self.model, self.tables, cut.query)
+    if cut.prefixed:
+      # What comes after the space that the tokenizer puts before a text.
+      return distributions.Distributions(*(leaf[1:] for leaf in found))
+    return found
 
   def covers(self, context: Context) -> list[tuple[tuple[int, ...], float]]:
     """All covers of a context, the most probable first.

@@ -7,7 +7,8 @@ An experiment writes to one directory, its workdir:
   *.jsonl         one record a line, in the order that they were made
   figures/        drawn from the above, without a device
 
-Only the first process of a job writes. Every file but the `*.jsonl` appears
+Only the first process of a job writes, but for records that each has of its
+own. Every file but the `*.jsonl` appears
 whole or not at all; those grow by whole lines.
 """
 
@@ -150,9 +151,11 @@ class Workdir:
     if is_writer():
       write_json(self / name, value)
 
-  def append(self, name: str, record: dict[str, Any]) -> None:
-    """Adds a line to a `.jsonl` file."""
-    if is_writer():
+  def append(
+    self, name: str, record: dict[str, Any], *, by_all: bool = False
+  ) -> None:
+    """Adds a line to a `.jsonl` file, which may be this process's own."""
+    if by_all or is_writer():
       with (self / name).open("a", encoding="utf-8") as file:
         # One write, so that a line is there or is not.
         file.write(json.dumps(record) + "\n")
@@ -164,6 +167,15 @@ class Workdir:
       return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+  def mend(self, name: str) -> None:
+    """Drops the unfinished last line that a kill may leave in a file."""
+    path = self / name
+    if path.exists():
+      data = path.read_bytes()
+      if not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+          file.truncate(data.rfind(b"\n") + 1)
 
   def rewind(self, name: str, step: int) -> None:
     """Drops the records of a `.jsonl` file that come after `step`.
@@ -208,15 +220,19 @@ def environment() -> dict[str, Any]:
 
 
 def public_environment() -> dict[str, Any]:
-  """`environment` for what is published: files by their names alone.
+  """`environment` for what is published.
 
   With the load average, without which no timing says much.
   """
   return {
-    **environment(),
-    "argv": [_short(word) for word in sys.argv],
+    **public(environment()),
     "load_average": [round(load, 1) for load in os.getloadavg()],
   }
+
+
+def public(found: dict[str, Any]) -> dict[str, Any]:
+  """An environment in which files go by their names alone."""
+  return {**found, "argv": [_short(word) for word in found["argv"]]}
 
 
 def _short(word: str) -> str:

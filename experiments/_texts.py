@@ -1,11 +1,14 @@
 """Host: long texts to measure on, from what Python itself brings, or typed."""
 
+import gzip
 import inspect
 import json.decoder
+import pathlib
+import zlib
 
 from byteprob.errors import ByteprobError
 
-NAMES = ("english", "code", "repetitive", "chinese", "emoji")
+NAMES = ("english", "code", "repetitive", "chinese", "emoji", "urls")
 
 _CHINESE = (
   "道可道，非常道。名可名，非常名。無名天地之始；有名萬物之母。"
@@ -33,16 +36,50 @@ Deploy is green ✅, tests pass 🧪, bugs: 0️⃣ 🐛 … for now 🤞
 """
 
 
+_URLS = """https://www.python.org/downloads/release/python-3120/
+https://en.wikipedia.org/wiki/Byte_pair_encoding#Original_algorithm
+https://github.com/google/jax/blob/main/jax/_src/lax/control_flow/loops.py
+https://arxiv.org/abs/2410.09303v2
+https://docs.python.org/3/library/urllib.parse.html?highlight=quote
+http://localhost:8080/api/v1/users/42/orders?sort=desc&limit=20
+https://www.youtube.com/watch?v=dQw4w9WgXcQ&t=43s
+https://example.com/search?q=language+models&lang=en&page=2
+https://pypi.org/project/transformers/#history
+https://www.nytimes.com/2024/11/05/technology/artificial-intelligence.html
+ftp://ftp.gnu.org/gnu/gcc/gcc-13.2.0/gcc-13.2.0.tar.gz
+https://stackoverflow.com/questions/11227809/why-is-processing-a-sorted-array
+https://maps.google.com/maps?ll=48.8584,2.2945&z=16&t=k
+https://huggingface.co/HuggingFaceTB/SmolLM2-135M/tree/main
+https://cdn.jsdelivr.net/npm/bootstrap@5.3.2/dist/css/bootstrap.min.css
+mailto:someone@example.org?subject=Meeting%20on%20Tuesday&body=Hello%2C
+https://api.openweathermap.org/data/2.5/weather?q=London,uk&appid=abc123
+https://www.amazon.com/dp/0262035618/ref=sr_1_1?keywords=deep+learning
+https://data.gov.uk/dataset/176ae264-2484-4afe-a297-d51798eb8228/prices
+https://www.bbc.co.uk/news/science-environment-56837908
+https://raw.githubusercontent.com/torvalds/linux/master/MAINTAINERS
+file:///usr/share/doc/python3/examples/README.txt
+https://www.w3.org/TR/2011/REC-CSS2-20110607/visuren.html#floats
+https://news.ycombinator.com/item?id=39876543
+"""
+
+
 def source(name: str) -> bytes:
   """A text.
 
   `english` is Python's help topics, `code` modules of its library,
-  `repetitive` lines of a table, all long and ASCII; `chinese` and `emoji`
-  have about a thousand bytes.
+  `repetitive` lines of a table, all long and ASCII; `chinese`, `emoji` and
+  `urls` have a thousand bytes or two.
+
+  Or a file's, given by its path (`.gz` too), or all of a column of a data set
+  on the hub, `hub:NAME:CONFIG:SPLIT:FIELD`, read with the `datasets` package.
 
   Raises:
     ByteprobError: there is no such text.
   """
+  if name.startswith("hub:"):
+    return _from_hub(name)
+  if (path := pathlib.Path(name)).is_file():
+    return _from_file(path)
   if name == "english":
     from pydoc_data import topics
 
@@ -64,9 +101,39 @@ def source(name: str) -> bytes:
     return _CHINESE.encode()
   if name == "emoji":
     return _EMOJI.encode()
+  if name == "urls":
+    return _URLS.encode()
   raise ByteprobError(
-    f"there is no text {name!r}: name one of {', '.join(NAMES)}"
+    f"there is no text {name!r}: name one of {', '.join(NAMES)}, or a file"
   )
+
+
+def _from_file(path: pathlib.Path) -> bytes:
+  if path.suffix != ".gz":
+    return path.read_bytes()
+  try:
+    with gzip.open(path) as file:
+      return file.read()
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    raise ByteprobError(f"{path} is no gzip file: {error}") from error
+
+
+def _from_hub(name: str) -> bytes:
+  try:
+    _, dataset, variant, split, field = name.split(":")
+  except ValueError:
+    raise ByteprobError(
+      f"{name!r} is not of the form hub:NAME:CONFIG:SPLIT:FIELD"
+    ) from None
+  try:
+    import datasets
+  except ImportError:
+    raise ByteprobError(
+      "data sets on the hub are read with a package that is not installed:"
+      " pip install datasets"
+    ) from None
+  rows = datasets.load_dataset(dataset, variant or None, split=split)
+  return "".join(rows[field]).encode()
 
 
 def prompts(name: str, size: int, count: int) -> list[bytes]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from byteprob import lm as lm_lib
+from byteprob.errors import PromptError
 from byteprob.plan import bucket
 from byteprob.tokenization import Tables, spell_all
 from byteprob.types import EOS
@@ -36,6 +37,57 @@ def _extend(extend, params, cache, tokens, first, count):
   attends = jnp.arange(slots)[None, None] <= position[:, :, None]
   logits, cache = extend(params, cache, tokens, position, slot, attends)
   return logits[0, count - 1].astype(jnp.float32), cache
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnames="cache")
+def _scored(extend, params, cache, tokens, first, following):
+  """Log-probs of the tokens that follow each of some rows: `[T]`."""
+  slots = cache["positions"].shape[1]
+  position = (first + jnp.arange(tokens.shape[1], dtype=jnp.int32))[None]
+  attends = jnp.arange(slots)[None, None] <= position[:, :, None]
+  logits, cache = extend(params, cache, tokens, position, position, attends)
+  logs = jax.nn.log_softmax(logits[0].astype(jnp.float32))
+  return jnp.take_along_axis(logs, following[:, None], axis=1)[:, 0], cache
+
+
+ROWS = 256
+"""Of one model call."""
+
+
+def logprobs(
+  lm: lm_lib.ByteLM, ids: Sequence[int]
+) -> Float[np.ndarray, " T-1"]:
+  """Log-prob of each token after the first, given those before: nats.
+
+  Raises:
+    PromptError: there are more tokens than the model's context has.
+  """
+  count = len(ids) - 1
+  if len(ids) > lm.model.context_length:
+    raise PromptError(
+      f"The text has {len(ids)} tokens and the model's context"
+      f" {lm.model.context_length}; shorten it."
+    )
+  size = min(bucket(max(count, 1)), ROWS)
+  calls = -(-count // size)
+  # A power of two of calls' room, so that few shapes are compiled.
+  room = size << max(calls - 1, 0).bit_length()
+  padded = np.zeros(room + 1, np.int32)
+  padded[: len(ids)] = ids
+  cache = lm.model.init_cache(1, room)
+  found = []
+  for first in range(0, count, size):
+    part = padded[first : first + size + 1]
+    values, cache = _scored(
+      lm.model.extend,
+      lm.model.params,
+      cache,
+      part[None, :-1],
+      np.int32(first),
+      part[1:],
+    )
+    found.append(np.asarray(values))
+  return np.concatenate([np.zeros(0, np.float32), *found])[:count]
 
 
 class TokenPrompted:

@@ -10,12 +10,10 @@ for a token and their tokens: drawn texts differ in bytes a token. Medians;
 what is compiled is timed apart.
 """
 
-import contextlib
 import itertools
 import pathlib
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,8 +23,7 @@ from ml_collections import config_flags
 
 import byteprob
 from byteprob import models
-from byteprob.sampling import loop, tokenloop
-from experiments import _drafts, _runtime, _texts, _transformers
+from experiments import _drafts, _runtime, _texts, _timing, _transformers
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/throughput.py", "What to do.", lock_config=True
@@ -67,31 +64,6 @@ def with_shape(lm: byteprob.ByteLM, name: str, dtype: str) -> byteprob.ByteLM:
   )
   params = models.init_params(config, jax.random.key(0))
   return byteprob.ByteLM(models.make_model(config, params, dtype), lm.tables)
-
-
-@contextlib.contextmanager
-def loops_timed() -> Iterator[list[float]]:
-  """Seconds of each run of the sampling loops while it is open."""
-  seconds: list[float] = []
-  before = {module: module.run for module in (loop, tokenloop)}
-
-  def timed(run):
-    def call(*args, **kwargs):
-      jax.block_until_ready((args, kwargs))
-      begun = time.perf_counter()
-      result = jax.block_until_ready(run(*args, **kwargs))
-      seconds.append(time.perf_counter() - begun)
-      return result
-
-    return call
-
-  for module, run in before.items():
-    module.run = timed(run)
-  try:
-    yield seconds
-  finally:
-    for module, run in before.items():
-      module.run = run
 
 
 def groups(case: dict[str, Any], texts: int) -> list[list[bytes]]:
@@ -136,7 +108,7 @@ def measure(
   first: list[float] = []
   for contexts in prompts:
     for name, job in jobs.items():
-      with loops_timed() as timed:
+      with _timing.loops_timed() as timed:
         job(contexts, 1)
       if name == "exact":
         first.append(sum(timed))
@@ -148,7 +120,7 @@ def measure(
       found[name] = []
     for contexts in prompts:
       for name, job in jobs.items():
-        with loops_timed() as timed:
+        with _timing.loops_timed() as timed:
           found[name] += job(contexts)
         seconds[name][-1].append(sum(timed))
   whole = {

@@ -1,0 +1,228 @@
+"""Host: the next byte after every prefix of a text; the device does the work.
+
+`scoring` keeps of a text's rows what the text's own bytes need. Here the same
+rows are asked for every byte that might come, after every prefix, and for what
+token prompting would say there: all of it in two passes over the nodes.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from byteprob import lemma, scoring
+from byteprob.covers import ROOT
+from byteprob.plan import Chunk, Query, take
+from byteprob.rules.common import NONE
+from byteprob.tokenization.tables import Tables
+from byteprob.types import Model
+
+
+class Distributions(NamedTuple):
+  """What follows each of the `n + 1` prefixes of a text of `n` bytes.
+
+  Attributes:
+    exact: `float32[n + 1, 257]` log-probs of the next byte; 256 is the end.
+    prompted: the same of the first byte of the next token after the prefix's
+      own encoding, with nothing masked. It adds up to less than 1 by what
+      special tokens get; -inf all through where the prefix has no encoding,
+      since it stops inside a character.
+    leaked: `float32[n + 1]` probability, after that encoding, of tokens that
+      spell bytes, and of the end, that the tokenizer cannot write there.
+    unfinished: `float32[n + 1]` share of the prefix's covers, by probability,
+      that are no encoding of what they spell: a test by `encode(decode(t))
+      == t` loses them, though the tokenizer does write them when other bytes
+      follow.
+    boundary: `int32[n + 1]` bytes since the last token of the whole text's
+      encoding ended; 0 where one ends.
+  """
+
+  exact: Float[np.ndarray, "n 257"]
+  prompted: Float[np.ndarray, "n 257"]
+  leaked: Float[np.ndarray, " n"]
+  unfinished: Float[np.ndarray, " n"]
+  boundary: Int[np.ndarray, " n"]
+
+
+class _Found(NamedTuple):
+  """What is kept of all rows: of the live starts after each prefix, `[P, W]`,
+  and of each prefix's own encoding, `[P]`.
+  """
+
+  following: jax.Array
+  longer: jax.Array
+  unfinished: jax.Array
+  prompted: jax.Array
+  leaked: jax.Array
+
+
+def read(model: Model, tables: Tables, query: Query) -> Distributions:
+  """The distributions after every prefix of a text.
+
+  Args:
+    model: the model.
+    tables: the tokenizer, on the device.
+    query: the text.
+
+  Raises:
+    PromptError: the text is longer than the model's context, or the model's
+      logits are not numbers.
+  """
+  run = scoring.run(model, tables, [query])
+  size = len(query.text)
+  nodes = take(run.host_nodes, 0)
+  path, weights = jax.tree.map(
+    lambda leaf: np.asarray(leaf)[0], (run.path, run.weights)
+  )
+  scoring.check_numbers(weights.byte[:size])
+  node, place = _fronts(path, size)
+  whole = np.append(np.asarray(tables.ends), False)[nodes.states].any(1)
+  # The encoding of each prefix: its one node where the text may end.
+  own = np.where((place == ROOT) & (node != NONE) & whole[node], node, NONE)
+  own = own.max(1)
+
+  found = _nothing(*node.shape)
+  cache = model.init_cache(1, run.plan.slots)
+  offset = int(run.plan.offset[0])
+  for number in range(run.plan.chunks):
+    chunk = run.plan.chunk(number)
+    rows = [
+      np.where(at == NONE, NONE, at + offset - int(chunk.first))
+      for at in (node, own)
+    ]
+    cache, found = _call(
+      model.extend, tables, model.params, cache, found, chunk, *rows, place
+    )
+  found = jax.device_get(found)
+  scoring.check_numbers(found.following, found.prompted)
+
+  # Weights are relative to the text that each node spells.
+  total = np.append(0.0, np.cumsum(weights.byte[:size], dtype=np.float64))
+  here = np.arange(size + 1)[:, None]
+  weight = weights.node[node] + total[nodes.end[node]] - total[here]
+  weight = np.where(node == NONE, -np.inf, weight)
+  born = place == ROOT
+  covers = weight + np.where(born, 0.0, found.longer)
+  lost = weight + np.where(
+    born, np.where(whole[node], -np.inf, 0.0), found.unfinished
+  )
+  exact = np.logaddexp.reduce(weight[:, :, None] + found.following, 1)
+  return Distributions(
+    exact=exact.astype(np.float32),
+    prompted=found.prompted,
+    leaked=np.where(own == NONE, np.nan, np.exp(found.leaked)),
+    unfinished=np.exp(
+      np.logaddexp.reduce(lost, 1) - np.logaddexp.reduce(covers, 1)
+    ),
+    boundary=_since_boundary(nodes, int(own[-1]), size),
+  )
+
+
+def _fronts(path, size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Live starts after each prefix, no wider than need be: `[size + 1, W]`."""
+  width = max(1, int((path.node[:size] != NONE).sum(1).max(initial=0)))
+  node = np.full((size + 1, width), NONE, np.int32)
+  place = np.full((size + 1, width), ROOT, np.int32)
+  node[0, 0] = 0
+  node[1:] = path.node[:size, :width]
+  place[1:] = path.place[:size, :width]
+  return node, place
+
+
+def _since_boundary(nodes, node: int, size: int) -> np.ndarray:
+  """Bytes since the last end of a token on a node's path, at every byte.
+
+  Where the text has no encoding (`node` is -1), the path is that of its
+  longest prefix that ends a node.
+  """
+  node = int(nodes.count) - 1 if node == NONE else node
+  ends = [0]
+  while node > 0:
+    ends.append(int(nodes.end[node]))
+    node = int(nodes.parent[node])
+  last = np.zeros(size + 1, np.int32)
+  last[ends] = ends
+  return np.arange(size + 1, dtype=np.int32) - np.maximum.accumulate(last)
+
+
+def _nothing(prefixes: int, width: int) -> _Found:
+  """`_Found` before the first chunk."""
+
+  def empty(*shape):
+    return jnp.full(shape, -jnp.inf, jnp.float32)
+
+  return _Found(
+    following=empty(prefixes, width, 257),
+    longer=empty(prefixes, width),
+    unfinished=empty(prefixes, width),
+    prompted=empty(prefixes, 257),
+    leaked=empty(prefixes),
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnums=0, donate_argnames=("cache", "found")
+)
+def _call(extend, tables, params, cache, found, chunk: Chunk, row, own, place):
+  """One model call, and what every prefix needs of its rows.
+
+  Args:
+    row: `[P, W]` row of each live start, counted from the chunk's first; -1
+      for none.
+    own: `[P]` the same of each prefix's encoding.
+    place: `[P, W]` trie nodes of the live starts.
+  """
+  logits, cache = extend(
+    params, cache, chunk.token, chunk.position, chunk.slot, chunk.attends
+  )
+  logits, count = logits[0], logits.shape[1]
+  standing = jax.tree.map(lambda leaf: leaf[0], chunk.standing)
+  exact = lemma.rows(tables, logits, standing)
+  free = lemma.rows(tables, logits, standing, trust_model=True)
+  open_ = lemma.rows(tables, logits, standing, masked=_unfinished)
+  barred = lemma.rows(tables, logits, standing, masked=_barred)
+
+  def inside(row):
+    return jnp.where((row >= 0) & (row < count), row, NONE)
+
+  row, own = inside(row), inside(own)
+  flat_row, flat_place = row.ravel(), place.ravel()
+  following = lemma.next_bytes(tables, exact, flat_row, flat_place)
+  low = tables.low[flat_place] + tables.equal[flat_place]
+  high = jnp.where(flat_row == NONE, low, tables.high[flat_place])
+  longer = lemma.mass(exact, flat_row, low, high)
+  unfinished = lemma.mass(open_, flat_row, low, high)
+  unfinished -= exact.total[flat_row]
+  prompted = lemma.next_bytes(tables, free, own, jnp.zeros_like(own))
+  leaked = jnp.where(own == NONE, -jnp.inf, barred.total[own])
+
+  def put(old, new, row):
+    new = new.reshape(old.shape)
+    there = (row != NONE).reshape(*row.shape, *[1] * (old.ndim - row.ndim))
+    return jnp.where(there, new, old)
+
+  return cache, _Found(
+    following=put(found.following, following, row),
+    longer=put(found.longer, longer, row),
+    unfinished=put(found.unfinished, unfinished, row),
+    prompted=put(found.prompted, prompted, own),
+    leaked=put(found.leaked, leaked, own),
+  )
+
+
+def _unfinished(tables, standing):
+  """Tokens that may follow, but with which the text could not end."""
+  ends = (tables.next != NONE) & tables.ends[tables.next]
+  ending = dataclasses.replace(tables, next=jnp.where(ends, tables.next, NONE))
+  allowed, may_end = lemma.mask(tables, standing)
+  return allowed & ~lemma.mask(ending, standing)[0], may_end & False
+
+
+def _barred(tables, standing):
+  """Tokens that may not follow, and the end where the text cannot end."""
+  allowed, may_end = lemma.mask(tables, standing)
+  return ~allowed, ~may_end

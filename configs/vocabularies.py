@@ -1,0 +1,28 @@
+"""How far vocabularies overlap, and whether tokens end at the same bytes.
+
+  python -m experiments.vocabularies --workdir=runs/vocabularies \
+    --results=results/vocabularies/vocabularies
+
+Hardware: any; no model is called. Time: a minute. The result is in the files
+that are written. Other tokenizers are given as NAME=PATH.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """The configuration."""
+  config = ConfigDict()
+  # Names, or NAME=PATH of a tokenizer's files, with commas.
+  config.tokenizers = "smollm2-135m,gemma3-270m,stdlib-bpe,stdlib-spm"
+  # See `experiments/_texts.py`.
+  config.texts = ("english", "code", "chinese")
+  # Parts of each, and their bytes.
+  config.count = 20
+  config.size = 1000
+  if variant == "tiny":
+    config.tokenizers = "stdlib-bpe,stdlib-spm"
+    config.texts = ("code", "chinese")
+    config.count = 2
+    config.size = 60
+  return config

@@ -1,0 +1,157 @@
+"""Host: an experiment over examples that can be killed and goes on.
+
+Each example becomes one record in `results.jsonl`, and an example that has one
+is not asked again. The processes of a job share the examples, and each writes
+a file of its own (`results-1.jsonl` is the second's); how many there are may
+change from one start to the next. The summary is made of the records and the
+figures of the summary, so that both can be made again where there is neither
+model nor device (`--redraw`). `--results=results/bias/smollm2` keeps what is
+small: `smollm2.json` and `smollm2-*.png`.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from absl import flags
+from jax.experimental import multihost_utils
+
+from experiments import _plots, _runtime
+
+Record = dict[str, Any]
+Summary = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+  """An experiment.
+
+  Attributes:
+    examples: the names of a configuration's examples, in order; cheap.
+    begin: makes ready for a configuration, and returns what makes the record
+      of an example by its name.
+    summarize: from the configuration and all records, in the examples' order.
+    report: a summary in words, for the terminal.
+    draw: a summary's figures, by name; closed when they have been saved.
+  """
+
+  examples: Callable[[ml_collections.ConfigDict], Sequence[str]]
+  begin: Callable[[ml_collections.ConfigDict], Callable[[str], Record]]
+  summarize: Callable[[ml_collections.ConfigDict, list[Record]], Summary]
+  report: Callable[[Summary], str]
+  draw: Callable[[Summary], dict[str, Any]]
+
+
+def main(config: str, study: Study, *mistakes: type[Exception]) -> None:
+  """Declares the flags of a script and runs it.
+
+  Args:
+    config: path of its default configuration.
+    study: what it does.
+    *mistakes: see `_runtime.main`.
+  """
+  asked, workdir = _runtime.define_flags(config)
+  redraw = flags.DEFINE_bool(
+    "redraw", False, "Only make summary and figures again, without a device."
+  )
+  results = flags.DEFINE_string(
+    "results", None, "Also keep summary and figures here: PATH.json, PATH-*.png"
+  )
+
+  def run() -> None:
+    directory = _runtime.Workdir(workdir.value)
+    if redraw.value:
+      found = json.loads((directory / "config.json").read_text())
+      finish(directory, ml_collections.ConfigDict(found), study, results.value)
+      return
+    _runtime.start()
+    collect(directory, asked.value, study)
+    if _runtime.is_writer():
+      finish(directory, asked.value, study, results.value)
+
+  _runtime.main(run, *mistakes)
+
+
+def collect(
+  workdir: _runtime.Workdir, config: ml_collections.ConfigDict, study: Study
+) -> None:
+  """Makes the records that are not there yet."""
+  index, count = jax.process_index(), jax.process_count()
+  workdir.begin(config)
+  own = f"results-{index}.jsonl" if index else "results.jsonl"
+  workdir.mend(own)
+  done = records_of(workdir)
+  # By position, whatever is done: no two processes have one in common.
+  names = list(study.examples(config))[index::count]
+  left = [name for name in names if name not in done]
+  if left:
+    one = study.begin(config)
+    first = len(names) - len(left)
+    with _runtime.progress(len(names), done=first, unit="example") as bar:
+      for name in left:
+        workdir.append(own, {"example": name, **one(name)}, by_all=True)
+        bar.advance(name)
+  multihost_utils.sync_global_devices("records")
+
+
+def records_of(workdir: _runtime.Workdir) -> dict[str, Record]:
+  """All records of all processes, by example."""
+  return {
+    record["example"]: record
+    for path in sorted(workdir.path.glob("results*.jsonl"))
+    for record in workdir.records(path.name)
+  }
+
+
+def finish(
+  workdir: _runtime.Workdir,
+  config: ml_collections.ConfigDict,
+  study: Study,
+  results: str | None,
+) -> None:
+  """Writes the summary and the figures.
+
+  Raises:
+    FileNotFoundError: there are no records.
+  """
+  records = records_of(workdir)
+  names = list(study.examples(config))
+  if missing := [name for name in names if name not in records]:
+    raise FileNotFoundError(
+      f"{workdir.path} lacks {len(missing)} of {len(names)} examples"
+      f" ({missing[0]} first); run the same command without --redraw"
+    )
+  summary = study.summarize(config, [records[name] for name in names])
+  # Not by the workdir, which asks the device which process this is.
+  _runtime.write_json(workdir / "summary.json", summary)
+  figures = workdir / "figures"
+  save(study.draw(summary), lambda name: figures / f"{name}.png")
+  print(study.report(summary))
+  if results:
+    kept = pathlib.Path(results)
+    environment = json.loads((workdir / "env.json").read_text())
+    _runtime.write_json(
+      kept.with_name(f"{kept.name}.json"),
+      {
+        "config": json.loads((workdir / "config.json").read_text()),
+        "summary": summary,
+        "environment": _runtime.public(environment),
+      },
+    )
+    for figure in sorted(figures.glob("*.png")):
+      shutil.copyfile(figure, kept.with_name(f"{kept.name}-{figure.name}"))
+
+
+def save(figures: dict[str, Any], path: Callable[[str], pathlib.Path]) -> None:
+  """Saves figures where `path` says, and closes them."""
+  pyplot = _plots.pyplot()
+  for name, figure in figures.items():
+    target = path(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=160)
+    pyplot.close(figure)
