@@ -205,8 +205,12 @@ def closed_form(chain: Chain, vocabulary: Vocabulary) -> Model:
     law[before, token] = np.log(chance) + np.log(h[after]) - np.log(h[before])
   width = max(map(len, states))
   rows = np.zeros((len(spelled),) * width + (len(spelled),), np.float32)
-  for state, number in states.items():
-    rows[(0,) * (width - len(state)) + state] = law[number]
+  # The model sees the last `width` tokens, however many of them matter.
+  for last in itertools.product(range(len(spelled)), repeat=width):
+    started = tuple(itertools.dropwhile(lambda token: token == 0, last))
+    number = states.get(shorten(started)) if 0 not in started else None
+    if number is not None:
+      rows[last] = law[number]
   return Model(
     init_cache=init_cache,
     extend=extend,

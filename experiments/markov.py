@@ -10,6 +10,7 @@ left to learn: what the lemma is off by there is rounding.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -207,11 +208,20 @@ def summarize(config, records: list[_study.Record]) -> _study.Summary:
     for key, parts in errors.items():
       told[f"{key}_mean_error"] = float(np.mean(parts))
       told[f"{key}_max_error"] = float(np.max(parts))
-    prompted = np.concatenate(
-      [np.array(found["prompted"]) for found in record["contexts"].values()]
+    truth, exact, prompted = (
+      np.concatenate(
+        [
+          np.broadcast_to(found[key], np.shape(found["exact"]))
+          for found in record["contexts"].values()
+        ]
+      )
+      for key in ("truth", "exact", "prompted")
     )
-    # Symbols that token prompting all but excludes, though they are possible.
-    told["excluded"] = float((prompted < 1e-3).mean())
+    # What token prompting is all but certain of, though nothing is certain.
+    certain = (prompted < 1e-3) | (prompted > 1 - 1e-3)
+    told["certain"] = float(certain.mean())
+    off = abs(exact - truth)[certain]
+    told["exact_mean_error_there"] = float(off.mean()) if off.size else None
     if how == CLOSED:
       source["closed"] = told
     else:
@@ -221,17 +231,19 @@ def summarize(config, records: list[_study.Record]) -> _study.Summary:
 
 def _spread(runs: list[dict[str, Any]], key: str) -> tuple[float, float]:
   """Mean and standard deviation over seeds."""
-  values = [run[key] for run in runs]
+  values = [run[key] for run in runs if run[key] is not None]
   return float(np.mean(values)), float(np.std(values))
 
 
 def report(summary: _study.Summary) -> str:
-  """A table."""
+  """A table; last how often token prompting is certain, and what the lemma is
+  off by there.
+  """
   lines = [
-    f"{'source':14}{'':14}{'nats a symbol':>16}{'lemma off by':>24}"
-    f"{'token prompting off by':>26}{'excluded':>10}",
-    f"{'':28}{'chain':>8}{'model':>8}{'mean':>14}{'worst':>10}"
-    f"{'mean':>16}{'worst':>10}",
+    f"{'':30}{'nats a symbol':>16}{'lemma off by':>20}"
+    f"{'prompting off by':>20}{'certain':>10}{'lemma':>8}",
+    f"{'source':30}{'chain':>8}{'model':>8}{'mean':>10}{'worst':>10}"
+    f"{'mean':>10}{'worst':>10}{'share':>10}{'there':>8}",
   ]
   for name, source in summary["sources"].items():
     for how, runs in (
@@ -246,10 +258,12 @@ def report(summary: _study.Summary) -> str:
         if isinstance(value, float)
       }
       lines.append(
-        f"{name:14}{how:14}{mean['entropy']:8.4f}{mean['cross_entropy']:8.4f}"
-        f"{mean['exact_mean_error']:14.1e}{mean['exact_max_error']:10.1e}"
-        f"{mean['prompted_mean_error']:16.3f}{mean['prompted_max_error']:10.3f}"
-        f"{mean['excluded']:10.3f}"
+        f"{name + ', ' + how:30}{mean['entropy']:8.4f}"
+        f"{mean['cross_entropy']:8.4f}"
+        f"{mean['exact_mean_error']:10.1e}{mean['exact_max_error']:10.1e}"
+        f"{mean['prompted_mean_error']:10.3f}{mean['prompted_max_error']:10.3f}"
+        f"{mean['certain']:10.3f}"
+        f"{mean.get('exact_mean_error_there', math.nan):8.1e}"
       )
   return "\n".join(lines)
 

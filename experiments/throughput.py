@@ -11,6 +11,7 @@ what is compiled is timed apart.
 """
 
 import itertools
+import json
 import pathlib
 import statistics
 from collections.abc import Callable
@@ -225,13 +226,15 @@ def run() -> None:
   name = pathlib.Path(config.model).name + (config.shape and f" {config.shape}")
   result = {
     "model": name,
-    "max_bytes": config.max_bytes,
-    "texts": config.texts,
+    **{key: config[key] for key in _SETTINGS},
     "transformers_tokens_per_s": None,
-    "cases": [],
   }
-  with _runtime.progress(len(cases), unit="case") as bar:
-    for case in cases:
+  result["cases"] = _done_before(result)
+  known = [found["case"] for found in result["cases"]]
+  left = [case for case in cases if case not in known]
+  done = len(cases) - len(left)
+  with _runtime.progress(len(cases), done=done, unit="case") as bar:
+    for case in left:
       jobs = jobs_of(lm, drafters, case, config.max_bytes, config.seed)
       prompts = groups(case, config.texts)
       found = measure(lm, jobs, prompts, config.repeats)
@@ -254,6 +257,23 @@ def run() -> None:
       f" tokens/s, transformers {result['transformers_tokens_per_s']:.1f}"
     )
   _write(result)
+
+
+_SETTINGS = ("dtype", "texts", "max_bytes", "repeats", "seed")
+"""What all cases of a file have in common, beside the model."""
+
+
+def _done_before(result) -> list[dict[str, Any]]:
+  """The cases that are in the output file: a run that was cut short goes on."""
+  path = pathlib.Path(_OUTPUT.value or "")
+  if not path.is_file():
+    return []
+  found = json.loads(path.read_text())
+  if any(found.get(key) != result[key] for key in ("model", *_SETTINGS)):
+    raise byteprob.ByteprobError(
+      f"{path} holds another run's results; name another --output, or delete it"
+    )
+  return found["cases"]
 
 
 def _write(result: dict[str, Any]) -> None:

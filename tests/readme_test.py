@@ -1,5 +1,6 @@
 """Host: the README's commands and its code do what it says."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -45,11 +46,15 @@ SHORT = {
 }
 
 
-def ours(line: str) -> list[str]:
-  """A command, run by this Python."""
+def ours(line: str, workdir: pathlib.Path) -> list[str]:
+  """A command, run by this Python; a study in its tiny variant."""
   words = shlex.split(line)
   assert words[:2] == ["python", "-m"], line
   short = [] if "--help" in words else SHORT.get(words[2], [])
+  if any(word.startswith("--workdir=") for word in words):
+    name = words[2].removeprefix("experiments.")
+    short = [f"--config=configs/{name}.py:tiny", f"--workdir={workdir}"]
+    short.append(f"--results={workdir / 'kept' / name}")
   return [sys.executable, *words[1:], *short]
 
 
@@ -81,8 +86,13 @@ def test_one_command_installs_and_runs_and_one_tests():
     if not line.startswith(SETUP)
   ],
 )
-def test_commands_run(line):
-  assert run(ours(line), ROOT)
+def test_commands_run(line, tmp_path):
+  assert run(ours(line, tmp_path), ROOT)
+  if "--workdir=" in line:
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    figures = list((tmp_path / "figures").glob("*.png"))
+    kept = list((tmp_path / "kept").iterdir())
+    assert summary and figures and len(kept) == 1 + len(figures)
 
 
 def test_what_the_first_command_prints_is_what_the_readme_shows():

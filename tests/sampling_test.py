@@ -194,9 +194,14 @@ def test_a_constraint_says_when_it_is_complete_or_impossible():
 def test_pruning_says_what_it_leaves_out():
   one = make_bench("gpt2")
   lm, key = one.byte_lm(), jax.random.key(4)
-  contexts = [b"a'l"] * 32
-  samples = lm.sample(contexts, key, 40, eps=0.05)
-  plain = lm.sample(contexts, key, 40, eps=0.05, ahead=0)
+  # Four at a time, as in other tests: nothing is compiled for these alone.
+  contexts = [b"a'l"] * 4
+  keys = jax.random.split(key, 8)
+
+  def drawn(**settings):
+    return [s for k in keys for s in lm.sample(contexts, k, 40, **settings)]
+
+  samples, plain = drawn(eps=0.05), drawn(eps=0.05, ahead=0)
   for fast, slow in zip(samples, plain, strict=True):
     assert fast.text == slow.text
     close(fast.logprobs, slow.logprobs)
@@ -205,11 +210,11 @@ def test_pruning_says_what_it_leaves_out():
   # What is kept of a text's probability is a part of it.
   texts = [sample.text for sample in samples]
   for sample, exact in zip(
-    samples, lm.byte_logprobs_batch(texts, contexts), strict=True
+    samples, lm.byte_logprobs_batch(texts, contexts * 8), strict=True
   ):
     kept = sample.logprobs[: len(exact)].sum() + np.log1p(-sample.error)
     assert kept <= exact.sum() + 1e-4
-  exact = lm.sample(contexts, key, 40)
+  exact = drawn()
   assert all(sample.error == 0 for sample in exact)
   assert sum(s.slots for s in samples) < sum(s.slots for s in exact)
 
@@ -241,12 +246,12 @@ def test_any_source_of_drafts_gives_the_same_texts(source):
 
 def test_repetition_is_looked_up():
   lm, key = make_bench("gpt2").byte_lm(), jax.random.key(0)
-  context = b"a'll s " * 8
-  settings = {"greedy": True, "stop": (b"$",)}
-  (plain,) = lm.sample([context], key, 60, **settings)
-  (found,) = lm.sample([context], key, 60, draft="look_up", **settings)
-  assert found.text == plain.text
-  assert found.calls <= plain.calls
+  contexts = [b"a'll s " * size for size in (8, 7, 6, 5)]
+  plain = lm.sample(contexts, key, 40, greedy=True)
+  found = lm.sample(contexts, key, 40, greedy=True, draft="look_up")
+  for slow, fast in zip(plain, found, strict=True):
+    assert fast.text == slow.text
+    assert fast.calls <= slow.calls
 
 
 @pytest.mark.parametrize(
@@ -271,9 +276,9 @@ def test_what_is_looked_up(text, wanted):
 def test_greedy_takes_the_most_probable():
   one = make_bench("gpt2")
   lm = one.byte_lm()
-  (sample,) = lm.sample([b"a"], jax.random.key(0), 12, greedy=True)
+  sample, *_ = lm.sample([b"a"] * 4, jax.random.key(0), 40, greedy=True)
   text = b"a"
-  for byte in sample.text:
+  for byte in sample.text[:12]:
     assert one.reference.next(text).argmax() == byte
     text += bytes([byte])
 
@@ -301,7 +306,7 @@ def test_controls_cut_off_what_they_should():
 def test_stop_strings_stop_at_their_last_byte():
   one = make_bench("gpt2")
   lm, key = one.byte_lm(), jax.random.key(5)
-  contexts = [b"a", b"l"]
+  contexts = [b"a", b"l", b"s", b"a'l"]
   free = lm.sample(contexts, key, 40)
   stops = (b"\n", b"'l")
   stopped = lm.sample(contexts, key, 40, stop=stops)

@@ -19,8 +19,11 @@ from byteprob.sampling import starts, tokendraw, tokenloop, tokenwise
 EOS = 256
 METHODS = ("token", "healing", "alignment")
 NAMES = (
-  "gpt2", "gemma", "prefix_space", "composed", "greedy_lookahead",
-  "greedy_bytes", "unigram_lookahead", "unigram_metaspace",
+  "gpt2", "prefix_space", "greedy_lookahead", "unigram_lookahead",
+  *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("gemma", "composed", "greedy_bytes", "unigram_metaspace")
+  ),
 )  # fmt: skip
 BATCH = 16
 
@@ -97,10 +100,10 @@ def texts_law(one, context: bytes, size: int) -> dict[bytes, float]:
 @pytest.mark.parametrize(
   ("name", "context"),
   [
-    ("gpt2", b"a'"),
     ("gpt2", b"a\n\n"),
     ("greedy_lookahead", b"a"),
-    ("unigram_lookahead", b"a"),
+    pytest.param("gpt2", b"a'", marks=pytest.mark.slow),
+    pytest.param("unigram_lookahead", b"a", marks=pytest.mark.slow),
   ],
 )
 def test_texts_after_covers_have_the_byte_level_law(name, context):
