@@ -38,6 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.histories = 8
   if variant == "tiny":
     config.words = ConfigDict({"AB": "AA BAA"})
+    config.rules = ("mpe",)
     config.seeds = 1
     config.model = ConfigDict({"width": 16, "heads": 2, "depth": 1})
     config.context = 16

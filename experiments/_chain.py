@@ -222,8 +222,11 @@ def closed_form(chain: Chain, vocabulary: Vocabulary) -> Model:
 
 def init_cache(batch: int, capacity: int) -> dict[str, jax.Array]:
   """See `byteprob.types.InitCache`."""
-  empty = jnp.zeros((batch, capacity), jnp.int32)
-  return {"tokens": empty, "positions": empty}
+  # Two arrays, since each is given up for a new one.
+  return {
+    name: jnp.zeros((batch, capacity), jnp.int32)
+    for name in ("tokens", "positions")
+  }
 
 
 def extend(params, cache, tokens, positions, slots, mask):

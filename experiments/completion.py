@@ -39,7 +39,7 @@ def cuts(name: str, config) -> list[Cut]:
   """Random cuts of a text, the same whenever they are asked for.
 
   Raises:
-    ByteprobError: the text is too short.
+    ByteprobError: the text is too short, or has hardly any words.
   """
   text = _texts.source(name).decode("utf-8", "ignore")
   least = config.context + config.reach
@@ -50,13 +50,15 @@ def cuts(name: str, config) -> list[Cut]:
   rng = np.random.default_rng(config.seed)
   # A word must come soon: a line of dashes says little.
   found: list[Cut] = []
-  while len(found) < config.prompts:
+  for _ in range(100 * config.prompts):
     at = int(rng.integers(config.context, len(text) - config.reach))
     rest = text[at : at + config.reach]
     if target(rest):
       prompt = text[at - config.context : at]
       found.append(Cut(prompt.encode(), rest.encode()))
-  return found
+    if len(found) == config.prompts:
+      return found
+  raise byteprob.ByteprobError(f"{name} has hardly any words to complete")
 
 
 def target(rest: str) -> str | None:

@@ -169,7 +169,8 @@ def begin(config) -> Callable[[str], _study.Record]:
       params, losses = train(config, chain, vocabulary, seed)
       model = models.make_model(decoder_config(config, vocabulary), params)
       record["losses"] = [
-        float(np.mean(part)) for part in np.array_split(losses, 50)
+        float(np.mean(part))
+        for part in np.array_split(losses, min(50, len(losses)))
       ]
     lm = byteprob.ByteLM(model, vocabulary.tables())
     rng = np.random.default_rng((seed, 3))
