@@ -18,13 +18,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import matplotlib
 from absl import flags
 from ml_collections import config_flags
 
 import byteprob
 from byteprob import models
-from experiments import _drafts, _runtime, _texts, _timing, _transformers
+from experiments import (
+  _drafts,
+  _plots,
+  _runtime,
+  _texts,
+  _timing,
+  _transformers,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/throughput.py", "What to do.", lock_config=True
@@ -181,9 +187,7 @@ def label(case: dict[str, Any], base: dict[str, Any]) -> str:
 
 def draw(found: dict[str, Any], path: pathlib.Path) -> None:
   """Bars: bytes/s as a share of plain decoding's, and calls a token."""
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
+  pyplot = _plots.pyplot()
   cases = found["cases"]
   names = [label(case["case"], cases[0]["case"]) for case in cases]
   height = 1 + 0.28 * len(cases)
@@ -193,12 +197,11 @@ def draw(found: dict[str, Any], path: pathlib.Path) -> None:
     (axes[1], "calls_per_token", "model calls per token of the text", 1.0),
   ):
     values = [case[key] for case in cases]
-    bars = axis.barh(names, values, color="#0072B2")
+    bars = axis.barh(names, values, color=_plots.BLUE)
     axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
     axis.axvline(goal, color="black", linewidth=0.8, linestyle="--")
     axis.set_xlabel(title)
     axis.set_xlim(0, 1.18 * max([goal, *values]))
-    axis.spines[["top", "right"]].set_visible(False)
   axes[0].invert_yaxis()
   figure.suptitle(found["model"], fontsize=10)
   figure.tight_layout()
@@ -227,7 +230,7 @@ def run() -> None:
   result = {
     "model": name,
     **{key: config[key] for key in _SETTINGS},
-    "transformers_tokens_per_s": None,
+    "beside_transformers": None,
   }
   result["cases"] = _done_before(result)
   known = [found["case"] for found in result["cases"]]
@@ -250,11 +253,12 @@ def run() -> None:
         flush=True,
       )
       bar.advance(name)
-  result["transformers_tokens_per_s"] = _theirs(lm, config, result["cases"][0])
-  if result["transformers_tokens_per_s"]:
+  beside = _beside_transformers(lm, config, result["cases"][0]["case"])
+  if beside:
+    result["beside_transformers"] = beside
     print(
-      f"plain decoding {result['cases'][0]['plain_tokens_per_s']:.1f}"
-      f" tokens/s, transformers {result['transformers_tokens_per_s']:.1f}"
+      f"plain decoding {beside['plain_tokens_per_s']:.1f} tokens/s,"
+      f" transformers {beside['transformers_tokens_per_s']:.1f}"
     )
   _write(result)
 
@@ -287,15 +291,32 @@ def _write(result: dict[str, Any]) -> None:
     draw(result, pathlib.Path(_FIGURE.value))
 
 
-def _theirs(lm, config, base) -> float | None:
-  """Tokens a second of transformers' own decoding, of one text."""
+def _beside_transformers(lm, config, case) -> dict[str, float] | None:
+  """Tokens a second of plain decoding and of transformers' own, in turns.
+
+  Of one text, float32; None where transformers has no such model here.
+  """
   if not (config.transformers and _transformers.available()):
     return None
-  prompt = groups(base["case"], config.texts)[0][0]
-  seconds = _transformers.seconds_per_token(
-    lm.model.extend.args[0], len(lm.encode(prompt)), 100, config.repeats
-  )
-  return seconds and 1 / seconds
+  prompt = groups(case, config.texts)[0][:1]
+  case = case | {"draft": "rows"}
+  plain = jobs_of(lm, None, case, config.max_bytes, config.seed)["plain"]
+  plain(prompt)
+  ours, theirs = [], []
+  for _ in range(3):
+    seconds = _transformers.seconds_per_token(
+      lm.model.extend.args[0], len(lm.encode(prompt[0])), 100, 1
+    )
+    if seconds is None:
+      return None
+    theirs.append(1 / seconds)
+    with _timing.loops_timed() as timed:
+      (sample,) = plain(prompt)
+    ours.append(sample.calls / sum(timed))
+  return {
+    "plain_tokens_per_s": statistics.median(ours),
+    "transformers_tokens_per_s": statistics.median(theirs),
+  }
 
 
 if __name__ == "__main__":
