@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from byteprob import lemma, scoring
 from byteprob.covers import ROOT
-from byteprob.plan import Chunk, Query, take
+from byteprob.plan import Chunk, Query, bucket, take
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
@@ -97,7 +97,9 @@ def read(model: Model, tables: Tables, query: Query) -> Distributions:
     cache, found = _call(
       model.extend, tables, model.params, cache, found, chunk, *rows, place
     )
-  found = jax.device_get(found)
+  every = slice(size + 1)
+  found = jax.tree.map(lambda leaf: np.asarray(leaf)[every], found)
+  node, place, own = node[every], place[every], own[every]
   scoring.check_numbers(found.following, found.prompted)
 
   # Weights are relative to the text that each node spells.
@@ -123,13 +125,14 @@ def read(model: Model, tables: Tables, query: Query) -> Distributions:
 
 
 def _fronts(path, size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Live starts after each prefix, no wider than need be: `[size + 1, W]`."""
-  width = max(1, int((path.node[:size] != NONE).sum(1).max(initial=0)))
-  node = np.full((size + 1, width), NONE, np.int32)
-  place = np.full((size + 1, width), ROOT, np.int32)
+  """Live starts after each prefix, `[P, W]`: bucketed, no wider than need be."""
+  most = int((path.node[:size] != NONE).sum(1).max(initial=1))
+  width = min(max(8, 1 << (most - 1).bit_length()), path.node.shape[1])
+  node = np.full((bucket(size + 1), width), NONE, np.int32)
+  place = np.full_like(node, ROOT)
   node[0, 0] = 0
-  node[1:] = path.node[:size, :width]
-  place[1:] = path.place[:size, :width]
+  node[1 : size + 1] = path.node[:size, :width]
+  place[1 : size + 1] = path.place[:size, :width]
   return node, place
 
 

@@ -9,7 +9,13 @@ from byteprob import distributions
 from byteprob.errors import PromptError
 
 EOS = 256
-NAMES = ("gpt2", "llama2", "greedy_lookahead", "unigram_lookahead")
+NAMES = (
+  "gpt2", "greedy_lookahead",
+  *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("llama2", "unigram_lookahead")
+  ),
+)  # fmt: skip
 
 
 def longest(one) -> bytes:
