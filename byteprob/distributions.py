@@ -125,7 +125,7 @@ def read(model: Model, tables: Tables, query: Query) -> Distributions:
 
 
 def _fronts(path, size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Live starts after each prefix, `[P, W]`: bucketed, no wider than need be."""
+  """Live starts after each prefix, `[P, W]`: bucketed, as wide as need be."""
   most = int((path.node[:size] != NONE).sum(1).max(initial=1))
   width = min(max(8, 1 << (most - 1).bit_length()), path.node.shape[1])
   node = np.full((bucket(size + 1), width), NONE, np.int32)
