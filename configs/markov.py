@@ -27,11 +27,11 @@ def get_config(variant: str = "") -> ConfigDict:
   config.least = 0.05
   config.chain_seed = 0
   # Models of each source, trained from different seeds on different texts.
-  config.seeds = 5
+  config.seeds = 3
   config.model = ConfigDict({"width": 48, "heads": 4, "depth": 2})
   config.context = 64
   config.batch = 64
-  config.steps = 1500
+  config.steps = 1000
   config.learning_rate = 3e-3
   # Fresh texts for the cross-entropy, and histories of each context.
   config.texts = 200

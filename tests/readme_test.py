@@ -75,13 +75,21 @@ def test_one_command_installs_and_runs_and_one_tests():
   assert script[-1] == second
 
 
+SLOW = ("throughput", "drafting", "completion", "cost")
+"""Scripts that compile the sampler many times, however little they draw."""
+
+
+def marks(line: str) -> list[pytest.MarkDecorator]:
+  """What a command needs."""
+  found = [pytest.mark.download] * ("smollm2" in line or "gemma" in line)
+  script = line.split()[2].removeprefix("experiments.")
+  return found + [pytest.mark.slow] * (script in SLOW)
+
+
 @pytest.mark.parametrize(
   "line",
   [
-    pytest.param(
-      line,
-      marks=[pytest.mark.download] * ("smollm2" in line or "gemma" in line),
-    )
+    pytest.param(line, marks=marks(line))
     for line in commands()
     if not line.startswith(SETUP)
   ],
