@@ -9,8 +9,10 @@ The same seed gives the same bytes. One text is shown as it is drawn, many
 """
 
 import codecs
+import signal
 import sys
 import time
+from collections.abc import Callable
 
 import jax
 from absl import flags
@@ -77,19 +79,39 @@ def run() -> None:
   settings |= _drafts.draft_of(chosen["draft"], byteprob.load)
   settings["stop"] = tuple(text.encode() for text in _STOP.value)
   key, size = jax.random.key(chosen["seed"]), chosen["max_bytes"]
+  check = _check_interrupt()
   try:
     if chosen["count"] == 1:
-      _show_one(prompt, lm.stream(prompt, key, size, **settings))
+      _show_one(prompt, lm.stream(prompt, key, size, **settings), check)
     else:
-      _show_many(
-        prompt, lm.sampler([prompt] * chosen["count"], key, size, **settings)
-      )
+      sampler = lm.sampler([prompt] * chosen["count"], key, size, **settings)
+      _show_many(prompt, sampler, check)
   except KeyboardInterrupt:
     print(flush=True)
     sys.exit(_INTERRUPTED)
 
 
-def _show_one(prompt: bytes, stream) -> None:
+def _check_interrupt() -> Callable[[], None]:
+  """What raises KeyboardInterrupt if Control-C was pressed.
+
+  It is raised when it comes, too; but where that is inside a callback, Python
+  says so and goes on.
+  """
+  came = []
+
+  def note(number, frame):
+    came.append(number)
+    raise KeyboardInterrupt
+
+  def check():
+    if came:
+      raise KeyboardInterrupt
+
+  signal.signal(signal.SIGINT, note)
+  return check
+
+
+def _show_one(prompt: bytes, stream, check) -> None:
   show = codecs.getincrementaldecoder("utf-8")("replace").decode
   print(show(prompt), end="", flush=True)
   count, begun = 0, None
@@ -98,18 +120,20 @@ def _show_one(prompt: bytes, stream) -> None:
     begun = begun or time.monotonic()
     count += len(part)
     print(show(part), end="", flush=True)
+    check()
   print(show(b"", True))
   if sys.stderr.isatty() and begun:
     seconds = time.monotonic() - begun
     print(f"{count} bytes in {seconds:.1f} s", file=sys.stderr)
 
 
-def _show_many(prompt: bytes, sampler) -> None:
+def _show_many(prompt: bytes, sampler, check) -> None:
   samples, going = sampler.samples(), True
   done = 0
   with _runtime.progress(len(samples), unit="text") as bar:
     while going:
       going = sampler.step(rounds=16)
+      check()
       samples = sampler.samples()
       for _ in range(done, done := _finished(samples)):
         bar.advance(f"{sum(len(sample.text) for sample in samples)} bytes")

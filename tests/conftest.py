@@ -7,17 +7,13 @@ import pathlib
 import jax
 import pytest
 
-
-def pytest_configure(config):
-  """The quick tests compile much and run little: they optimize less.
-
-  It takes a quarter less time. The slow tests run what users run, and the
-  benchmarks hold that against itself over tens of thousands of bytes.
-  """
-  if config.option.markexpr == "not slow":
-    # For the processes that tests start, too.
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    jax.config.update("jax_disable_most_optimizations", True)
+TINY = (
+  "analyses_test.py",
+  "distributions_test.py",
+  "sampling_test.py",
+  "tokenwise_test.py",
+)
+"""Tests that compile the samplers for tiny models, and then run little."""
 
 
 def pytest_collection_modifyitems(items):
@@ -41,6 +37,20 @@ def own_cache(tmp_path_factory):
     del os.environ["BYTEPROB_CACHE"]
   else:
     os.environ["BYTEPROB_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def quick_to_compile(request):
+  """Tests of tiny models optimize less, which takes a quarter less time.
+
+  The slow tests run what users run, and the benchmarks hold that against
+  itself over tens of thousands of bytes.
+  """
+  slow = request.node.get_closest_marker("slow")
+  less = request.path.name in TINY and not slow
+  jax.config.update("jax_disable_most_optimizations", less)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)
