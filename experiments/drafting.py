@@ -62,20 +62,25 @@ def run() -> None:
           flush=True,
         )
         bar.advance(f"{text} {name}")
-  different = sum(row["texts"] - row["same"] for row in rows)
-  compared = sum(row["bytes"] for row in rows if row["draft"] != names[0])
-  print(f"{compared} bytes compared, {different} texts differ")
-  if _OUTPUT.value:
-    _runtime.write_json(
-      pathlib.Path(_OUTPUT.value),
-      {
-        "model": pathlib.Path(config.model).name,
-        "bytes_compared": compared,
-        "texts_that_differ": different,
-        "cases": rows,
-        "environment": _runtime.public_environment(),
-      },
-    )
+        result = total(pathlib.Path(config.model).name, rows, names[0])
+        if _OUTPUT.value:
+          # At once, so that a run that is cut short leaves what it has.
+          _runtime.write_json(pathlib.Path(_OUTPUT.value), result)
+  print(
+    f"{result['bytes_compared']} bytes compared,"
+    f" {result['texts_that_differ']} texts differ"
+  )
+
+
+def total(model: str, rows: list[dict[str, Any]], first: str) -> dict[str, Any]:
+  """All that is written; drafts from `first` are what is compared with."""
+  return {
+    "model": model,
+    "bytes_compared": sum(r["bytes"] for r in rows if r["draft"] != first),
+    "texts_that_differ": sum(r["texts"] - r["same"] for r in rows),
+    "cases": rows,
+    "environment": _runtime.public_environment(),
+  }
 
 
 def compare(lm, contexts, samples, wanted) -> dict[str, Any]:
