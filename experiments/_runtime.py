@@ -8,8 +8,8 @@ An experiment writes to one directory, its workdir:
   figures/        drawn from the above, without a device
 
 Only the first process of a job writes, but for records that each has of its
-own. Every file but the `*.jsonl` appears
-whole or not at all; those grow by whole lines.
+own. Every file but the `*.jsonl` appears whole or not at all; those grow by
+whole lines.
 """
 
 import contextlib
