@@ -130,7 +130,7 @@ def finish(
   # Not by the workdir, which asks the device which process this is.
   _runtime.write_json(workdir / "summary.json", summary)
   figures = workdir / "figures"
-  save(study.draw(summary), lambda name: figures / f"{name}.png")
+  save(study.draw(summary), figures)
   print(study.report(summary))
   if results:
     kept = pathlib.Path(results)
@@ -147,11 +147,10 @@ def finish(
       shutil.copyfile(figure, kept.with_name(f"{kept.name}-{figure.name}"))
 
 
-def save(figures: dict[str, Any], path: Callable[[str], pathlib.Path]) -> None:
-  """Saves figures where `path` says, and closes them."""
+def save(figures: dict[str, Any], directory: pathlib.Path) -> None:
+  """Saves figures by their names, and closes them."""
   pyplot = _plots.pyplot()
+  directory.mkdir(parents=True, exist_ok=True)
   for name, figure in figures.items():
-    target = path(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=160)
+    figure.savefig(directory / f"{name}.png", dpi=160)
     pyplot.close(figure)
