@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import byteprob
-from experiments import _plots, _study, _texts, _tokenwise
+from experiments import _estimates, _plots, _study, _texts, _tokenwise
 
 FARTHEST = 8
 """Distances from a token's end from here on are told together."""
@@ -134,14 +134,9 @@ def mean(values: Iterable[Sequence[float]]) -> dict[str, Any] | None:
   texts = [text for text in values if len(text)]
   if not texts:
     return None
-  count = sum(map(len, texts))
-  middle = sum(map(sum, texts)) / count
-  error = None
-  if len(texts) > 1:
-    off = [sum(text) - middle * len(text) for text in texts]
-    spread = sum(x * x for x in off) * len(texts) / (len(texts) - 1)
-    error = math.sqrt(spread) / count
-  return {"mean": middle, "error": error, "cuts": count}
+  counts = list(map(len, texts))
+  middle, error = _estimates.ratio(list(map(sum, texts)), counts)
+  return {"mean": middle, "error": error, "cuts": sum(counts)}
 
 
 def chosen(records, key: str, keep: Callable[[_study.Record, int], bool]):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import byteprob
-from experiments import _plots, _study, _texts, _tokenwise
+from experiments import _estimates, _plots, _study, _texts, _tokenwise
 
 
 @functools.cache
@@ -95,13 +95,13 @@ def summarize(config, records: list[_study.Record]) -> _study.Summary:
     ],
   }
   for name, key in (("byte", "nats"), ("token", "token_nats")):
-    total = sum(record[key] for record in records)
-    off = [r[key] - total / size * r["bytes"] for r in records]
-    count = max(len(records), 2)
-    error = math.sqrt(sum(x * x for x in off) * count / (count - 1)) / size
+    nats, error = _estimates.ratio(
+      [record[key] for record in records],
+      [record["bytes"] for record in records],
+    )
     summary[name] = {
-      "bits_per_byte": total / size / math.log(2),
-      "error": error / math.log(2),
+      "bits_per_byte": nats / math.log(2),
+      "error": (error or 0.0) / math.log(2),
     }
   return summary
 
