@@ -68,7 +68,6 @@ def run() -> None:
     for holder in _FLAGS
   }
   prompt = _prompts.read(config.prompt)
-  _prompts.keep_compiled()
   lm = byteprob.load(chosen["model"], utf8=chosen["utf8"])
   settings = {
     name: chosen[name]

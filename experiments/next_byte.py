@@ -321,7 +321,6 @@ def run() -> None:
     raise byteprob.ByteprobError(
       f"--figure={figure} must end in one of {', '.join(FIGURES)}"
     )
-  _prompts.keep_compiled()
   lm = byteprob.load(
     chosen["model"],
     dtype=chosen["dtype"],

@@ -212,6 +212,8 @@ def draw(found: dict[str, Any], path: pathlib.Path) -> None:
 
 def run() -> None:
   """Does what the configuration says."""
+  # It tells how long compiling takes.
+  jax.config.update("jax_enable_compilation_cache", False)
   config = _CONFIG.value
   cases = cases_of(config)
   for case in cases:

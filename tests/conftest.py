@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import tempfile
 
 import jax
 import pytest
@@ -16,6 +17,24 @@ TINY = (
 """Tests that compile the samplers for tiny models, and then run little."""
 
 
+def pytest_configure(config):
+  """What is compiled goes where no other run has left any.
+
+  All workers, and the scripts that tests start, share it.
+  """
+  if "PYTEST_XDIST_WORKER" not in os.environ:
+    cache = tempfile.TemporaryDirectory(prefix="byteprob-tests-")
+    config.add_cleanup(cache.cleanup)
+    os.environ["BYTEPROB_CACHE"] = cache.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{cache.name}/xla"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    # The same where jax was imported before.
+    jax.config.update(
+      "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
+    )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 def pytest_collection_modifyitems(items):
   """Tests of one tokenizer, or of one file, share a worker.
 
@@ -25,18 +44,6 @@ def pytest_collection_modifyitems(items):
     given = item.callspec.params if hasattr(item, "callspec") else {}
     group = given.get("case") or given.get("name") or item.path.name
     item.add_marker(pytest.mark.xdist_group(str(group).split()[0]))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory):
-  """Compiled tables go where no other run has left any."""
-  before = os.environ.get("BYTEPROB_CACHE")
-  os.environ["BYTEPROB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-  yield
-  if before is None:
-    del os.environ["BYTEPROB_CACHE"]
-  else:
-    os.environ["BYTEPROB_CACHE"] = before
 
 
 @pytest.fixture(autouse=True)

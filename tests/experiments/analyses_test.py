@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 from benches import check_shares
+from matplotlib import pyplot
 
 import byteprob
 from configs import bias as bias_config
@@ -187,6 +188,7 @@ def test_every_cut_is_told_as_next_byte_tells_it(small):
   summary = bias.summarize(config, [{"example": "code 0", **record}])
   assert summary["texts"]["code"]["all"]["kl_bits"]["cuts"] == len(text) - 1
   assert set(bias.draw(summary)) == {"distance", "lost"}
+  pyplot.close("all")
   assert "paragraph break" in bias.report(summary)
 
 

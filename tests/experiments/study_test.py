@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-import matplotlib
+import matplotlib.pyplot
 import ml_collections
 import pytest
 
@@ -69,6 +69,7 @@ def test_what_was_interrupted_goes_on_and_nothing_comes_twice(tmp_path, capsys):
   rest = _study.Study(**{**vars(study([])), "begin": begin})
   _study.collect(workdir, CONFIG, rest)
   kept = tmp_path / "kept" / "squares"
+  open_before = matplotlib.pyplot.get_fignums()
   _study.finish(workdir, CONFIG, rest, str(kept))
   assert capsys.readouterr().out == "5 squares\n"
   summary = json.loads((workdir / "summary.json").read_text())
@@ -80,7 +81,7 @@ def test_what_was_interrupted_goes_on_and_nothing_comes_twice(tmp_path, capsys):
   figure = (workdir / "figures" / "squares.png").read_bytes()
   assert figure.startswith(b"\x89PNG")
   assert (tmp_path / "kept" / "squares-squares.png").read_bytes() == figure
-  assert not matplotlib.pyplot.get_fignums()
+  assert matplotlib.pyplot.get_fignums() == open_before
 
 
 def test_another_configuration_is_refused(tmp_path):
