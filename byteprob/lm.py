@@ -180,6 +180,8 @@ class ByteLM:
   def distributions(self, text: Context) -> distributions.Distributions:
     """The next byte after every prefix of a text, exact and token-prompted.
 
+    What is exact here is exact whatever the model's `validity` is.
+
     Args:
       text: as the contexts of `next_byte_logprobs`; its prefixes are those of
         its last bytes, after its last token id.

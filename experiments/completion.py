@@ -98,7 +98,7 @@ def begin(config) -> Callable[[str], _study.Record]:
   lm = byteprob.load(config.model, dtype=config.dtype)
   all_cuts = functools.cache(lambda name: cuts(name, config))
   settings = config.settings.to_dict()
-  ready: set[tuple[str, str, int]] = set()
+  ready: set[tuple[str | int, ...]] = set()
 
   def complete(method, contexts, max_bytes, number, **how):
     key = jax.random.fold_in(jax.random.key(config.seed), number)
@@ -108,8 +108,8 @@ def begin(config) -> Callable[[str], _study.Record]:
     else:
       found = lm.sample_tokens(contexts, key, max_bytes, method=method, **how)
     seconds = time.perf_counter() - begun
-    # The first of a shape compiles.
-    kind = method, len(contexts), max_bytes
+    # The first of its kind compiles.
+    kind = method, len(contexts), max_bytes, *how
     told = seconds if kind in ready else None
     ready.add(kind)
     return found, told
