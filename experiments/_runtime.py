@@ -15,6 +15,7 @@ whole lines.
 import contextlib
 import datetime
 import functools
+import gc
 import importlib.metadata
 import json
 import os
@@ -98,6 +99,22 @@ def _keep_compiled() -> None:
     cache = str(store.cache_dir() / "xla")
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def forget_compiled(most: int = 30_000) -> None:
+  """Drops compiled code before the system allows no more of it.
+
+  Each compiled function takes some of a process's memory mappings; Linux
+  allows 65,530, and the compiler crashes where there are no more. Call it
+  between the parts of a long run; what is needed again is compiled again.
+
+  Args:
+    most: mappings that are let be.
+  """
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.is_file() and maps.read_bytes().count(b"\n") > most:
+    jax.clear_caches()
+    gc.collect()
 
 
 def start() -> None:

@@ -96,6 +96,7 @@ def collect(
       for name in left:
         workdir.append(own, {"example": name, **one(name)}, by_all=True)
         bar.advance(name)
+        _runtime.forget_compiled()
   multihost_utils.sync_global_devices("records")
 
 

@@ -255,6 +255,7 @@ def run() -> None:
         flush=True,
       )
       bar.advance(name)
+      _runtime.forget_compiled()
   beside = _beside_transformers(lm, config, result["cases"][0]["case"])
   if beside:
     result["beside_transformers"] = beside

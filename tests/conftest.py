@@ -1,12 +1,12 @@
 """Host: strict settings, and a cache of our own."""
 
-import gc
 import os
-import pathlib
 import tempfile
 
 import jax
 import pytest
+
+from experiments import _runtime
 
 TINY = (
   "analyses_test.py",
@@ -62,16 +62,9 @@ def quick_to_compile(request):
 
 @pytest.fixture(autouse=True)
 def few_mappings():
-  """Compiled code is forgotten before the system allows no more of it.
-
-  Each compiled function takes some of a process's memory mappings; Linux
-  allows 65,530, and the compiler crashes where there are no more.
-  """
+  """Compiled code is forgotten before the system allows no more of it."""
   yield
-  maps = pathlib.Path("/proc/self/maps")
-  if maps.is_file() and maps.read_bytes().count(b"\n") > 30_000:
-    jax.clear_caches()
-    gc.collect()
+  _runtime.forget_compiled()
 
 
 @pytest.fixture(autouse=True)

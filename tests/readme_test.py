@@ -43,6 +43,9 @@ SHORT = {
     "--config.batch=1",
     "--config.max_bytes=20",
   ],
+  "experiments.bias": ["--config.model=stdlib-bpe"],
+  "experiments.vocabularies": ["--config.tokenizers=stdlib-bpe,stdlib-spm"],
+  "experiments.bits_per_byte": ["--config.data=code"],
 }
 
 
@@ -53,8 +56,9 @@ def ours(line: str, workdir: pathlib.Path) -> list[str]:
   short = [] if "--help" in words else SHORT.get(words[2], [])
   if any(word.startswith("--workdir=") for word in words):
     name = words[2].removeprefix("experiments.")
-    short = [f"--config=configs/{name}.py:tiny", f"--workdir={workdir}"]
-    short.append(f"--results={workdir / 'kept' / name}")
+    kept = workdir / "kept" / name
+    tiny = [f"--config=configs/{name}.py:tiny", f"--workdir={workdir}"]
+    short = [*tiny, f"--results={kept}", *short]
   return [sys.executable, *words[1:], *short]
 
 
