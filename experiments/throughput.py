@@ -10,6 +10,7 @@ for a token and their tokens: drawn texts differ in bytes a token. Medians;
 what is compiled is timed apart.
 """
 
+import functools
 import itertools
 import json
 import pathlib
@@ -118,7 +119,7 @@ def measure(
       with _timing.loops_timed() as timed:
         job(contexts, 1)
       if name == "exact":
-        first.append(sum(timed))
+        first.append(sum(timed.seconds))
   seconds: dict[str, list[list[float]]] = {name: [] for name in jobs}
   found: dict[str, list] = {}
   for _ in range(repeats):
@@ -127,9 +128,9 @@ def measure(
       found[name] = []
     for contexts in prompts:
       for name, job in jobs.items():
-        with _timing.loops_timed() as timed:
-          found[name] += job(contexts)
-        seconds[name][-1].append(sum(timed))
+        drawn, taken = _timing.settled(functools.partial(job, contexts))
+        found[name] += drawn
+        seconds[name][-1].append(taken)
   whole = {
     name: statistics.median(map(sum, runs)) for name, runs in seconds.items()
   }
@@ -313,9 +314,8 @@ def _beside_transformers(lm, config, case) -> dict[str, float] | None:
     if seconds is None:
       return None
     theirs.append(1 / seconds)
-    with _timing.loops_timed() as timed:
-      (sample,) = plain(prompt)
-    ours.append(sample.calls / sum(timed))
+    (sample,), taken = _timing.settled(functools.partial(plain, prompt))
+    ours.append(sample.calls / taken)
   return {
     "plain_tokens_per_s": statistics.median(ours),
     "transformers_tokens_per_s": statistics.median(theirs),
