@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
   # joins two that come before it.
   config.words = ConfigDict(
     {
-      "AB": "AA AB BB BAA ABBA BBAA",
+      "AB": "AA BB BAA ABAA",
       "ABCD": "AB CD BC DA ABC DAB CC BB ABCD CCD",
     }
   )

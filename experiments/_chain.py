@@ -198,11 +198,16 @@ def closed_form(chain: Chain, vocabulary: Vocabulary) -> Model:
     system[before, after] += chance
   wanted = np.eye(count + 1)[-1]
   h, *_ = np.linalg.lstsq(system, wanted, rcond=None)
-  if abs(system @ h - wanted).max() > 1e-9 or h.min() <= 0:
+  # A token that no text lets stand leads where the chance is 0.
+  h = np.where(abs(h) < 1e-12, 0.0, h)
+  if abs(system @ h - wanted).max() > 1e-9 or h.min() < 0:
     raise ArithmeticError("the source's law has not come out")
   law = np.full((count, len(spelled)), -np.inf)
   for before, token, after, chance in edges:
-    law[before, token] = np.log(chance) + np.log(h[after]) - np.log(h[before])
+    if h[after]:
+      law[before, token] = np.log(chance * h[after] / h[before])
+  # What follows there never counts: let it be the end.
+  law[h == 0, 0] = 0.0
   width = max(map(len, states))
   rows = np.zeros((len(spelled),) * width + (len(spelled),), np.float32)
   # The model sees the last `width` tokens, however many of them matter.

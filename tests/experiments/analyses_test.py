@@ -36,16 +36,19 @@ def small():
 
 # Markov chains ---------------------------------------------------------------
 
-WORDS = {
-  "AB": ("AA", "BAA", "ABBA"),
-  "ABC": ("AB", "CC", "ABC", "CAB"),
-}
 
-
-@pytest.fixture(params=["AB mpe", "AB bpe", "ABC mpe"], scope="module")
+@pytest.fixture(
+  params=[
+    "AB mpe AA BAA ABBA",
+    "AB bpe AA BAA",
+    "ABC mpe AB CC ABC CAB",
+    # No text lets a single A stand.
+    "AB mpe AA AB BAA",
+  ],
+  scope="module",
+)
 def source(request):
-  symbols, rule = request.param.split()
-  words = WORDS[symbols] if rule == "mpe" else WORDS[symbols][:2]
+  symbols, rule, *words = request.param.split()
   chain = _chain.random_chain(symbols, 0.1, seed=3)
   vocabulary = _chain.RULES[rule](symbols, words)
   model = _chain.closed_form(chain, vocabulary)
