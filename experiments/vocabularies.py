@@ -141,11 +141,13 @@ def draw(summary: _study.Summary) -> dict[str, Any]:
   titles = {"": "tokens in common, of all"} | {
     kind: f"token ends in common: {kind}" for kind in kinds
   }
-  side = 1.6 + 0.5 * len(names)
+  side, rows = 1.2 + 0.42 * len(names), -(-len(titles) // 2)
   figure, axes = plt.subplots(
-    1, len(titles), figsize=(side * len(titles), side), layout="constrained"
+    rows, 2, figsize=(2 * side, rows * side), layout="constrained"
   )
-  for axis, (kind, title) in zip(axes, titles.items(), strict=True):
+  for axis in axes.flat[len(titles) :]:
+    axis.set_axis_off()
+  for axis, (kind, title) in zip(axes.flat, titles.items(), strict=False):
     values = np.eye(len(names))
     for name, found in summary["pairs"].items():
       i, j = map(names.index, name.split(" "))
@@ -153,7 +155,7 @@ def draw(summary: _study.Summary) -> dict[str, Any]:
       values[i, j] = values[j, i] = value
     axis.imshow(values, cmap="cividis", vmin=0, vmax=1)
     for (i, j), value in np.ndenumerate(values):
-      color = "black" if value > 0.6 else "white"
+      color = "black" if value > 0.45 else "white"
       axis.text(
         j, i, f"{value:.2f}", ha="center", va="center", color=color, fontsize=7
       )
