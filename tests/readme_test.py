@@ -56,9 +56,10 @@ def ours(line: str, workdir: pathlib.Path) -> list[str]:
   short = [] if "--help" in words else SHORT.get(words[2], [])
   if any(word.startswith("--workdir=") for word in words):
     name = words[2].removeprefix("experiments.")
+    # What changes a configuration comes after it.
+    words.insert(3, f"--config=configs/{name}.py:tiny")
     kept = workdir / "kept" / name
-    tiny = [f"--config=configs/{name}.py:tiny", f"--workdir={workdir}"]
-    short = [*tiny, f"--results={kept}", *short]
+    short = [f"--workdir={workdir}", f"--results={kept}", *short]
   return [sys.executable, *words[1:], *short]
 
 
