@@ -1,11 +1,13 @@
 """A text cut anywhere, and how five ways of sampling go on with it.
 
   python -m experiments.completion --workdir=runs/completion/smollm2 \
-    --results=results/completion/smollm2
+    --config.prompts=32 --results=results/completion/smollm2
 
 Hardware: any; bytes/s mean little on a machine that does other work
-meanwhile. Time on two CPU cores: an hour. The result is in the files that are
-written. The variant `tiny` shows that it works.
+meanwhile, as the one of the kept results did. Time on two CPU cores: half an
+hour. Result: greedily, the text's own next word comes in 69 % of English
+prompts and 38 % of code, with token prompting in 12 and 9 %. The variant
+`tiny` shows that it works.
 """
 
 from ml_collections import ConfigDict

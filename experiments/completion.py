@@ -316,7 +316,10 @@ def draw(summary: _study.Summary) -> dict[str, Any]:
     axis.set_title(name, fontsize=9)
   axes[0, 0].set_ylabel("next word as in the text, % (95 % interval)")
   axes[0, 0].set_ylim(bottom=0)
-  axes[0, -1].legend(frameon=False, fontsize=8)
+  handles, labels = axes[0, 0].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, frameon=False, ncols=5, loc="outside lower center"
+  )
   figure.suptitle(summary["model"], fontsize=10)
 
   long, axes = plt.subplots(

@@ -44,6 +44,8 @@ SHORT = {
     "--config.max_bytes=20",
   ],
   "experiments.bias": ["--config.model=stdlib-bpe"],
+  "experiments.completion": ["--config.prompts=3"],
+  "experiments.cost": ["--config.sizes=8,"],
   "experiments.vocabularies": ["--config.tokenizers=stdlib-bpe,stdlib-spm"],
   "experiments.bits_per_byte": ["--config.data=code"],
 }
