@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 import byteprob
-from experiments import _plots, _study, _texts, _tokenwise
+from experiments import _estimates, _plots, _study, _texts, _tokenwise
 
 METHODS = ("byte", "cover", "token", "healing", "alignment")
 SCORE, LONG = "score", "long"
@@ -181,12 +181,8 @@ def spelled(lm: byteprob.ByteLM, ids: Sequence[int]) -> bytes:
 
 def share(values: Sequence[float]) -> dict[str, float]:
   """A mean and its standard error."""
-  values = np.asarray(values, np.float64)
-  spread = values.std(ddof=1) if len(values) > 1 else 0.0
-  return {
-    "mean": float(values.mean()),
-    "error": float(spread / math.sqrt(len(values))),
-  }
+  middle, error = _estimates.ratio(list(values), [1.0] * len(values))
+  return {"mean": float(middle), "error": float(error or 0.0)}
 
 
 def joined(records: Sequence[_study.Record], key: str) -> list[Any]:

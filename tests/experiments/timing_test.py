@@ -1,0 +1,54 @@
+"""Device: runs that compile are not what is timed; code can be forgotten."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from byteprob.sampling import loop
+from experiments import _runtime, _timing
+
+
+@pytest.fixture
+def run(monkeypatch):
+  """Stands for the sampler's loop."""
+  run = jax.jit(lambda x: x + 1)
+  monkeypatch.setattr(loop, "run", run)
+  return run
+
+
+def test_a_run_that_compiles_is_done_again(run):
+  sizes = []
+
+  def job():
+    sizes.append(len(loop.run(jnp.zeros(3))))
+    return sizes[-1]
+
+  found, seconds = _timing.settled(job)
+  assert found == 3 and seconds > 0
+  assert len(sizes) == 2
+  # All is compiled now.
+  _timing.settled(job)
+  assert len(sizes) == 3
+  assert loop.run is run
+
+
+def test_runs_are_told_of_each_by_itself(run):
+  with _timing.loops_timed() as timed:
+    loop.run(jnp.zeros(2))
+    loop.run(jnp.zeros(2))
+  assert len(timed.seconds) == 2 and timed.compiled
+  with _timing.loops_timed() as timed:
+    loop.run(jnp.zeros(2))
+  assert len(timed.seconds) == 1 and not timed.compiled
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has such a limit")
+def test_compiled_code_is_forgotten_when_there_is_much(run):
+  run(jnp.zeros(2))
+  _runtime.forget_compiled(most=10**9)
+  assert run._cache_size() == 1
+  _runtime.forget_compiled(most=0)
+  assert run._cache_size() == 0
+  assert run(jnp.zeros(2)).shape == (2,)
