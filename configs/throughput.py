@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
       "text": ("code", "repetitive"),
       "eps": (1e-6, 1e-4),
       "validity": ("trust_model",),
-      "batch": (4, 16, 64),
+      "batch": (4, 16),
       "context": (1000, 4000, 8000),
       "temperature": (0.6,),
     }
