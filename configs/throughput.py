@@ -8,8 +8,11 @@ meanwhile. Time on two CPU cores: three quarters of an hour, much of it to
 compile. The result is in the files that are written. Targets: 1.2 model calls
 a token, 0.5 of plain decoding's bytes/s, 1.25 times its rows of the cache.
 
-Every case is the `base` with one thing changed, as `vary` says. The variant
-`configs/throughput.py:tiny` shows that it works, in a minute.
+Every case is the `base` with one thing changed, as `vary` says. Variants
+(`--config=configs/throughput.py:NAME`): `batches`, more texts side by side;
+`gemma3`, a model with a large vocabulary and a smaller one's drafts; `1b` and
+`7b`, random weights of these shapes in bfloat16, for a GPU; `tiny` shows that
+it works, in a minute.
 """
 
 from ml_collections import ConfigDict
@@ -54,12 +57,35 @@ def get_config(variant: str = "") -> ConfigDict:
   config.repeats = 1
   # Time transformers on a model of the same shape, if torch is there.
   config.transformers = True
-  if variant == "tiny":
-    config.model = "stdlib-bpe"
-    config.base.context = 40
-    config.vary = ConfigDict({"draft": ("look_up",), "eps": (0.01,)})
-    config.texts = 2
-    config.max_bytes = 30
-    config.repeats = 1
-    config.transformers = False
+  match variant:
+    case "":
+      pass
+    case "batches":
+      config.vary = ConfigDict({"batch": (4, 16, 64)})
+    case "gemma3":
+      config.model = "gemma3-270m"
+      config.vary = ConfigDict(
+        {
+          "draft": ("none", "look_up", "smollm2-135m"),
+          "text": ("code",),
+          "batch": (4,),
+        }
+      )
+      config.max_bytes = 200
+    case "1b" | "7b":
+      config.shape = variant
+      config.dtype = "bfloat16"
+      config.vary = ConfigDict({"draft": ("none",), "batch": (16, 64)})
+      config.transformers = False
+    case "tiny":
+      config.model = "stdlib-bpe"
+      config.base.context = 40
+      config.vary = ConfigDict({"draft": ("look_up",), "eps": (0.01,)})
+      config.texts = 2
+      config.max_bytes = 30
+      config.transformers = False
+    case _:
+      raise ValueError(
+        f"no variant {variant!r}; there are batches, gemma3, 1b, 7b and tiny"
+      )
   return config
