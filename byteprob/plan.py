@@ -70,8 +70,8 @@ class Chunk(NamedTuple):
     attends: `[B, R, S]`.
     standing: `[B, R, ...]` what decides on what may follow the node.
     end: where the node ends; past the text for rows that are no nodes.
-    front_row: `[B, W]` row of each live start at the text's end, -1 if it is
-      in another chunk.
+    front_row: `[B, W]` row of each live start that is asked about, -1 if it
+      is in another chunk.
     front_place: `[B, W]` its trie node.
   """
 
@@ -165,6 +165,7 @@ class Plan:
     *,
     most: int,
     context_length: int,
+    asked: covers.Path,
   ):
     """Plans the calls.
 
@@ -174,11 +175,13 @@ class Plan:
       nodes, front, standing: of each text, on the host.
       most: rows of one call, for one text, at most.
       context_length: see `Model`.
+      asked: live starts that something is asked about, `[B, W]`.
 
     Raises:
       PromptError: a text is longer than the context.
     """
     self.front = front
+    self._asked = asked
     self.trees = [
       _Tree(query, tables, *take((nodes, standing), k))
       for k, query in enumerate(queries)
@@ -213,7 +216,7 @@ class Plan:
     token, position, slot, attends, standing, end = jax.tree.map(
       lambda *leaves: np.stack(leaves), *parts
     )
-    node, place = np.asarray(self.front.node), np.asarray(self.front.place)
+    node, place = self._asked
     row = node + self.offset[:, None] - first
     here = (node >= 0) & (row >= 0) & (row < self.rows)
     return Chunk(

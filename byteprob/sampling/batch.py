@@ -17,11 +17,20 @@ from jaxtyping import Array, Bool, Float, Int
 from byteprob import constraints, covers, scoring
 from byteprob.constraints import Constraint
 from byteprob.plan import Query, bucket, pad_texts
+from byteprob.pooling import Pool
 from byteprob.rules.common import NONE
 from byteprob.sampling import loop
 from byteprob.sampling import state as states
 from byteprob.sampling.settings import Settings, stop_strings
-from byteprob.sampling.state import Lanes, Limits, Request, Source, State
+from byteprob.sampling.state import (
+  Lanes,
+  Limits,
+  Member,
+  Request,
+  Setup,
+  Source,
+  State,
+)
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, Model
 
@@ -54,12 +63,14 @@ class Sample:
       the model's "context" is full, the constraint is "complete" (it lets
       nothing follow), or what it lets follow is "impossible" for the model;
       or it is "running".
-    calls: model calls after the prompt's.
-    slots: most rows of the cache in use at once.
+    calls: model calls after the prompt's; of an ensemble, those of all its
+      members.
+    slots: most rows of the cache in use at once, of each member.
     error: share of the text's probability that was left out for `eps`: what
       is left is at most the text's exact probability. Where nothing else acts
       on the draws, the law of the texts differs from the exact one by at most
-      its mean (in total variation, over the texts that are drawn).
+      its mean (in total variation, over the texts that are drawn). Of an
+      ensemble, the largest of its members'.
   """
 
   text: bytes
@@ -86,11 +97,30 @@ class Prompt:
     query: its working text.
     ending: log-weight of an end that the query's nodes do not tell of.
     key: the random key of its text.
+    spelled: whether the model can spell it; else it has no say in the text.
   """
 
   query: Query
   ending: float
   key: jax.Array
+  spelled: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reader:
+  """A model, and the prompts as it reads them.
+
+  Attributes:
+    model: the model.
+    tables: its tokenizer.
+    prompts: one for each text.
+    trust_model: see `lemma.rows`.
+  """
+
+  model: Model
+  tables: Tables
+  prompts: Sequence[Prompt]
+  trust_model: bool = False
 
 
 class Sampler:
@@ -98,22 +128,29 @@ class Sampler:
 
   def __init__(
     self,
-    model: Model,
-    tables: Tables,
-    prompts: Sequence[Prompt],
+    readers: Sequence[Reader],
     settings: Settings,
     *,
+    pool: Pool | None = None,
+    share: Float[np.ndarray, "B K"] | None = None,
     constraint: Constraint | None = None,
     drafts: Drafts | None = None,
-    trust_model: bool = False,
   ):
     """Reads the prompts.
 
+    Args:
+      readers: the models.
+      settings: how texts are drawn.
+      pool: how what several models say becomes one.
+      share: logs of the models' shares; not needed for one alone.
+      constraint: what the texts must match.
+      drafts: where drafts come from beside what is known.
+
     Raises:
-      PromptError: a prompt is longer than the model's context.
+      PromptError: a prompt is longer than a model's context.
     """
-    self._model = model
-    self._tables = tables
+    self.params = tuple(reader.model.params for reader in readers)
+    self.tables = tuple(reader.tables for reader in readers)
     self._source, self._given = drafts[:2] if drafts else (None, None)
     self.request = Request(
       controls=settings.controls(257),
@@ -121,7 +158,14 @@ class Sampler:
       constraint=constraint,
       eps=jnp.float32(settings.eps),
     )
-    self.limits, state = _begin(model, tables, prompts, settings, trust_model)
+    begun = [_read(reader, settings) for reader in readers]
+    self.setup = Setup(
+      members=tuple(limits for limits, _ in begun),
+      pool=pool,
+      ahead=settings.ahead,
+    )
+    members = tuple(member for _, member in begun)
+    state = _begin(readers[0].prompts, members, share, settings)
     if constraint is not None and constraints.complete(constraint, 0):
       state = state._replace(
         status=jnp.full_like(state.status, states.COMPLETE)
@@ -129,7 +173,7 @@ class Sampler:
     self.state = state._replace(memory=drafts and drafts.memory)
 
   def step(self, rounds: int = _FOREVER) -> bool:
-    """Goes on for a number of rounds (model calls).
+    """Goes on for a number of rounds (calls of each model).
 
     Returns:
       Whether any text still goes on.
@@ -137,11 +181,10 @@ class Sampler:
     left = jnp.int32(rounds)
     while True:
       self.state, left = loop.run(
-        self._model.extend,
-        self.limits,
+        self.setup,
         self._source,
-        self._tables,
-        self._model.params,
+        self.tables,
+        self.params,
         self.request,
         self._given,
         self.state,
@@ -151,7 +194,7 @@ class Sampler:
       if not (going and left):
         return going
       if self.state.crowded:
-        self.limits, self.state = widen(self._tables, self.limits, self.state)
+        self.setup, self.state = widen(self.tables, self.setup, self.state)
       else:
         self._source, memory = self._source.widened(
           self._given, self.state.memory
@@ -160,17 +203,15 @@ class Sampler:
 
   def samples(self) -> list[Sample]:
     """The texts so far."""
-    names = [
-      "text",
-      "read",
-      "length",
-      "logprob",
-      "status",
-      "calls",
-      "peak",
-      "kept",
-    ]
-    state = jax.device_get({name: getattr(self.state, name) for name in names})
+    names = ["text", "read", "length", "logprob", "status", "calls"]
+    state, members = jax.device_get(
+      (
+        {name: getattr(self.state, name) for name in names},
+        [(member.peak, member.kept) for member in self.state.members],
+      )
+    )
+    peak = sum(peak for peak, _ in members)
+    kept = np.min([kept for _, kept in members], axis=0)
     found = []
     for k, length in enumerate(state["length"].tolist()):
       status, read = int(state["status"][k]), int(state["read"][k])
@@ -181,39 +222,32 @@ class Sampler:
           logprobs=logprob[: length + (status == states.ENDED)],
           reason=REASONS[status],
           calls=int(state["calls"][k]),
-          slots=int(state["peak"][k]),
-          error=max(0.0, -math.expm1(state["kept"][k])),
+          slots=int(peak[k]),
+          error=max(0.0, -math.expm1(kept[k])),
         )
       )
     return found
 
 
-def _begin(model, tables, prompts, settings, trust_model):
-  """Reads the prompts; the sampler's first state."""
+def _read(reader: Reader, settings: Settings) -> tuple[Limits, Member]:
+  """A model's prompts, read; what it knows of the texts before the first
+  byte.
+  """
+  model, tables, prompts = reader.model, reader.tables, reader.prompts
   queries = [prompt.query for prompt in prompts]
-  limits = Limits(
-    capacity=covers.Capacity(nodes=0, states=1),
-    slots=0,
-    context_length=model.context_length,
-    ahead=settings.ahead,
-    sizes=_sizes(settings.rows),
-    trust_model=trust_model,
-    prunes=settings.eps > 0,
-  )
   done = scoring.run(
-    model, tables, queries, trust_model=trust_model, keep_rows=True
+    model, tables, queries, trust_model=reader.trust_model, keep_rows=True
   )
   scoring.check_numbers(done.sums.ending)
   batch, width = done.front.node.shape
-  text = done.path.node.shape[1]
-  most = bucket(settings.max_bytes)
-  spare = most + settings.ahead + 1
+  spare = _spare(settings)
+  sizes = _sizes(settings.rows)
   # Two tokens for three bytes: more room is made where they are more.
   order, attends = _compact(
-    done.plan.attends(), 2 * settings.max_bytes // 3 + 4 * limits.tree
+    done.plan.attends(), 2 * settings.max_bytes // 3 + 4 * sizes[-1]
   )
-  limits = dataclasses.replace(
-    limits,
+  limits = Limits(
+    extend=model.extend,
     capacity=covers.Capacity(
       nodes=max(
         done.nodes.token.shape[1],
@@ -223,11 +257,17 @@ def _begin(model, tables, prompts, settings, trust_model):
       width=width,
     ),
     slots=order.shape[1],
+    context_length=model.context_length,
+    sizes=sizes,
+    trust_model=reader.trust_model,
+    prunes=settings.eps > 0,
   )
   fresh, _ = jax.vmap(
     lambda start: covers.begin(tables, limits.capacity, start)
   )(jnp.array([query.start for query in queries], jnp.int32))
-  live = jnp.asarray(done.host_front.node != NONE)
+  spelled = np.array([prompt.spelled for prompt in prompts])
+  node = np.where(spelled[:, None], done.host_front.node, NONE)
+  live = jnp.asarray(node != NONE)
   lane = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None], live.shape)
   rows = jax.tree.map(
     lambda leaf: _grow(leaf, 1, limits.kept).reshape(
@@ -235,9 +275,14 @@ def _begin(model, tables, prompts, settings, trust_model):
     ),
     done.sums.front_rows,
   )
-  state = State(
+  text = done.path.node.shape[1]
+  return limits, Member(
     nodes=jax.tree.map(_put, fresh, done.nodes),
-    front=done.front._replace(overflow=jnp.zeros(batch, bool)),
+    front=covers.Front(
+      node=jnp.asarray(node),
+      place=done.front.place,
+      overflow=jnp.zeros(batch, bool),
+    ),
     path=covers.Path(*(_grow(leaf, 1, text + spare) for leaf in done.path)),
     lanes=Lanes(
       weight=jnp.where(live, done.weights.front, -jnp.inf),
@@ -249,7 +294,23 @@ def _begin(model, tables, prompts, settings, trust_model):
     rows=rows,
     cache=moved(done.cache, order),
     ending=jnp.array([prompt.ending for prompt in prompts], jnp.float32),
-    text=_grow(jnp.asarray(pad_texts(queries)[0]), 1, text + spare, 0),
+    read=jnp.array([len(query.text) for query in queries], jnp.int32),
+    kept=jnp.zeros(batch),
+    peak=jnp.zeros(batch, jnp.int32),
+  )
+
+
+def _begin(prompts, members, share, settings) -> State:
+  """The sampler's first state."""
+  queries = [prompt.query for prompt in prompts]
+  batch, most = len(prompts), bucket(settings.max_bytes)
+  text = pad_texts(queries)[0]
+  if share is None:
+    share = np.zeros((batch, len(members)))
+  return State(
+    members=members,
+    share=jnp.asarray(share, jnp.float32),
+    text=_grow(jnp.asarray(text), 1, text.shape[1] + _spare(settings), 0),
     read=jnp.array([len(query.text) for query in queries], jnp.int32),
     length=jnp.zeros(batch, jnp.int32),
     logprob=jnp.zeros((batch, most + 1)),
@@ -257,12 +318,14 @@ def _begin(model, tables, prompts, settings, trust_model):
     key=jnp.stack([prompt.key for prompt in prompts]),
     guard=jnp.zeros(batch, jnp.int32),
     status=jnp.full(batch, states.RUNNING, jnp.int32),
-    kept=jnp.zeros(batch),
     calls=jnp.zeros(batch, jnp.int32),
-    peak=jnp.zeros(batch, jnp.int32),
     crowded=jnp.bool_(False),
   )
-  return limits, state
+
+
+def _spare(settings: Settings) -> int:
+  """Bytes that may come after the prompts."""
+  return bucket(settings.max_bytes) + settings.ahead + 1
 
 
 def _compact(
@@ -314,9 +377,27 @@ def _put(large, small):
   return large.at[tuple(slice(size) for size in small.shape)].set(small)
 
 
-def widen(tables: Tables, limits: Limits, state: State) -> tuple[Limits, State]:
+def widen(
+  tables: tuple[Tables, ...], setup: Setup, state: State
+) -> tuple[Setup, State]:
   """More room for everything."""
-  batch = len(state.length)
+  found = [
+    _widen(*one)
+    for one in zip(tables, setup.members, state.members, strict=True)
+  ]
+  setup = dataclasses.replace(
+    setup, members=tuple(limits for limits, _ in found)
+  )
+  return setup, state._replace(
+    members=tuple(member for _, member in found), crowded=jnp.bool_(False)
+  )
+
+
+def _widen(
+  tables: Tables, limits: Limits, member: Member
+) -> tuple[Limits, Member]:
+  """More room for everything that one model knows."""
+  batch = len(member.read)
   old, slots = limits.capacity, limits.slots
   capacity = dataclasses.replace(old.twice(), nodes=old.nodes + old.nodes // 2)
   # All nodes that one byte brings are evaluated in one call.
@@ -339,22 +420,21 @@ def widen(tables: Tables, limits: Limits, state: State) -> tuple[Limits, State]:
     leaf = _grow(leaf, 1, wider.kept)
     return leaf.reshape(batch * wider.kept, *leaf.shape[2:])
 
-  return wider, state._replace(
-    nodes=jax.tree.map(_put, fresh, state.nodes),
+  return wider, member._replace(
+    nodes=jax.tree.map(_put, fresh, member.nodes),
     front=covers.Front(
-      node=lanes(state.front.node, NONE),
-      place=lanes(state.front.place, 0),
+      node=lanes(member.front.node, NONE),
+      place=lanes(member.front.place, 0),
       overflow=jnp.zeros(batch, bool),
     ),
-    path=covers.Path(*(_grow(leaf, 2, capacity.width) for leaf in state.path)),
+    path=covers.Path(*(_grow(leaf, 2, capacity.width) for leaf in member.path)),
     lanes=Lanes(
-      weight=lanes(state.lanes.weight, -jnp.inf),
-      row=lanes(state.lanes.row, NONE),
-      attends=_grow(lanes(state.lanes.attends, False), 2, wider.slots, False),
+      weight=lanes(member.lanes.weight, -jnp.inf),
+      row=lanes(member.lanes.row, NONE),
+      attends=_grow(lanes(member.lanes.attends, False), 2, wider.slots, False),
     ),
-    rows=jax.tree.map(keep, state.rows),
+    rows=jax.tree.map(keep, member.rows),
     cache=jax.tree.map(
-      lambda leaf: _grow(leaf, 1, wider.slots, 0), state.cache
+      lambda leaf: _grow(leaf, 1, wider.slots, 0), member.cache
     ),
-    crowded=jnp.bool_(False),
   )
