@@ -75,6 +75,7 @@ class Ensemble(ByteModel):
   Attributes:
     members: the models.
     strategy: see above.
+    weights: `float64[K]` of the members.
   """
 
   def __init__(
@@ -115,6 +116,7 @@ class Ensemble(ByteModel):
       weights /= weights.sum()
     self.members = tuple(members)
     self.strategy = strategy
+    self.weights = weights
     self._prior = np.log(weights)
     self._pool = Pool(
       rule=RULES[strategy],
@@ -139,7 +141,7 @@ class Ensemble(ByteModel):
   ) -> list[Float[np.ndarray, " n"]]:
     """`byte_logprobs` of many texts, side by side, in a pass per member.
 
-    What a strategy cannot spell is at -inf, and so is all that comes after.
+    A byte that the strategy makes impossible is at -inf.
     """
     data = [_bytes(text) for text in texts]
     rows = self.next_byte_logprobs_along_batch(data, contexts)
@@ -259,10 +261,7 @@ class Ensemble(ByteModel):
     byte[: len(data)] = data
     share = self._share(told.before)
     found = _join(self._pool, rows, share.astype(np.float32), byte)
-    found = np.array(found[: len(data) + 1])
-    own = found[np.arange(len(data)), data]
-    found[1:][np.logical_or.accumulate(np.isneginf(own))] = -np.inf
-    return found
+    return np.asarray(found[: len(data) + 1])
 
   def _share(self, before: Float[np.ndarray, " K"]) -> np.ndarray:
     """Logs of the members' shares after a context of these log-probs."""
