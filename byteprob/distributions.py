@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from byteprob import lemma, scoring
 from byteprob.covers import ROOT
-from byteprob.plan import Chunk, Query, take
+from byteprob.plan import Chunk, Query, fronts, take
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
@@ -160,7 +160,7 @@ def read(model: Model, tables: Tables, query: Query) -> Distributions:
   path, weights = jax.device_get((run.path, run.weights))
   weights = take(weights, 0)
   scoring.check_numbers(weights.byte[:size])
-  node, place = take(scoring.fronts([query], path, [0]), 0)
+  node, place = take(fronts([query], path, [0]), 0)
   whole = np.append(np.asarray(tables.ends), False)[nodes.states].any(1)
   # The encoding of each prefix: its one node where the text may end.
   own = np.where((place == ROOT) & (node != NONE) & whole[node], node, NONE)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from byteprob import covers
+from byteprob.covers import ROOT
 from byteprob.errors import PromptError
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
@@ -57,6 +58,40 @@ def pad_texts(
 def take(tree: Any, k: int) -> Any:
   """One element of a batch."""
   return jax.tree.map(lambda leaf: leaf[k], tree)
+
+
+def fronts(
+  queries: Sequence[Query], path: covers.Path, first: Sequence[int]
+) -> covers.Path:
+  """Live starts after prefixes of texts, `[B, P, W]`, on the host.
+
+  `P` and `W` are bucketed; `W` is as large as need be. After nothing there is
+  the root.
+
+  Args:
+    queries: the texts.
+    path: theirs, on the host.
+    first: length of the shortest prefix, of each.
+  """
+  sizes = [len(query.text) for query in queries]
+  live = [
+    (path.node[k, :size] != NONE).sum(1).max(initial=1)
+    for k, size in enumerate(sizes)
+  ]
+  width = min(
+    max(8, 1 << (int(max(live)) - 1).bit_length()), path.node.shape[2]
+  )
+  most = max(size - start for size, start in zip(sizes, first, strict=True))
+  shape = (len(queries), bucket(most + 1), width)
+  node, place = np.full(shape, NONE, np.int32), np.full(shape, ROOT, np.int32)
+  for k, (size, start) in enumerate(zip(sizes, first, strict=True)):
+    after = max(start, 1)
+    own = slice(after - start, size + 1 - start)
+    node[k, own] = path.node[k, after - 1 : size, :width]
+    place[k, own] = path.place[k, after - 1 : size, :width]
+    if start == 0:
+      node[k, 0, 0] = 0
+  return covers.Path(node, place)
 
 
 class Chunk(NamedTuple):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt8
 
-from byteprob.sampling import batch, loop
+from byteprob.sampling import loop, room
 from byteprob.sampling.state import FULL, RUNNING, Given, Setup, State
 
 TRIFLE = 1e-3
@@ -144,7 +144,7 @@ class Smaller:
 
   def widened(self, given, memory: State):
     """See `state.Source`."""
-    setup, memory = batch.widen(given[0], self.setup, memory)
+    setup, memory = room.widen(given[0], self.setup, memory)
     return dataclasses.replace(self, setup=setup), memory
 
 
