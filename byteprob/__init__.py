@@ -1,5 +1,6 @@
 """Exact byte-level probabilities from tokenized language models."""
 
+from byteprob.ensemble import Ensemble
 from byteprob.errors import (
   ByteprobError,
   CheckpointError,
@@ -19,6 +20,7 @@ __all__ = [
   "CheckpointError",
   "ConstraintError",
   "DownloadError",
+  "Ensemble",
   "PromptError",
   "UnsupportedTokenizerError",
   "load",

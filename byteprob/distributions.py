@@ -1,12 +1,13 @@
 """Host: the next byte after every prefix of a text; the device does the work.
 
 `scoring` keeps of a text's rows what the text's own bytes need. Here the same
-rows are asked for every byte that might come, after every prefix, and for what
-token prompting would say there: all of it in two passes over the nodes.
+rows are asked for every byte that might come, after every prefix (`exact`, in
+one pass), and for what token prompting would say there (`read`, in two).
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int
 
 from byteprob import lemma, scoring
 from byteprob.covers import ROOT
-from byteprob.plan import Chunk, Query, bucket, take
+from byteprob.plan import Chunk, Query, fronts, take
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
@@ -48,6 +49,87 @@ class Distributions(NamedTuple):
   boundary: Int[np.ndarray, " n"]
 
 
+class Exact(NamedTuple):
+  """What follows prefixes of a text of `n` bytes, from one length on.
+
+  Attributes:
+    next: `float32[m, 257]` log-probs of the next byte; 256 is the end. -inf
+      all through after what is impossible.
+    byte: `float32[n]` log-prob of each byte, given those before it.
+  """
+
+  next: Float[np.ndarray, "m 257"]
+  byte: Float[np.ndarray, " n"]
+
+
+def exact(
+  model: Model,
+  tables: Tables,
+  queries: Sequence[Query],
+  first: Sequence[int],
+  *,
+  trust_model: bool = False,
+) -> list[Exact]:
+  """What follows prefixes of texts, any number of them, in one pass each.
+
+  Args:
+    model: the model.
+    tables: the tokenizer, on the device.
+    queries: the texts.
+    first: length of the shortest prefix that is asked about, of each text.
+    trust_model: see `lemma.rows`; then each row is normalized by itself.
+
+  Raises:
+    PromptError: a text is longer than the model's context, or the model's
+      logits are not numbers.
+  """
+  found: list[Exact | None] = [None] * len(queries)
+  for batch in scoring.batches(queries):
+    run = scoring.run(
+      model,
+      tables,
+      [queries[k] for k in batch],
+      trust_model=trust_model,
+      first=[first[k] for k in batch],
+    )
+    weights, ending = jax.device_get((run.weights, run.sums.ending))
+    ending = ending.reshape(*run.asked.node.shape, 257)
+    for at, k in enumerate(batch):
+      one = take((run.host_nodes, run.asked.node, weights, ending), at)
+      found[k] = _exact(len(queries[k].text), first[k], *one, trust_model)
+  return found
+
+
+def _exact(size, first, nodes, node, weights, ending, trust_model) -> Exact:
+  """Adds up what live starts say; `node[P, W]`, `ending[P, W, 257]`."""
+  byte = weights.byte[:size]
+  (never,) = np.nonzero(np.isneginf(byte))
+  possible = int(never[0]) if len(never) else size
+  byte = np.where(np.arange(size) > possible, -np.inf, byte)
+  asked = np.arange(first, size + 1)
+  rows = np.full((len(asked), 257), -np.inf)
+  some = slice(np.searchsorted(asked, possible + 1))
+  weight = _weights(nodes, weights, node[: len(asked)][some], asked[some])
+  rows[some] = np.logaddexp.reduce(
+    weight[:, :, None] + ending[: len(asked)][some], 1
+  )
+  scoring.check_numbers(byte, rows)
+  if trust_model:
+    rows[some] -= np.logaddexp.reduce(rows[some], 1)[:, None]
+  return Exact(rows.astype(np.float32), byte.astype(np.float32))
+
+
+def _weights(nodes, weights, node, prefix) -> np.ndarray:
+  """Log-weights `[P, W]` of live starts over the prefixes that they stand in.
+
+  Those that are kept are relative to the text that each node spells.
+  """
+  grown = np.cumsum(weights.grown, dtype=np.float64)
+  total = np.append(0.0, grown)
+  weight = weights.node[node] + total[nodes.end[node]]
+  return np.where(node == NONE, -np.inf, weight - total[prefix][:, None])
+
+
 class _Found(NamedTuple):
   """What is kept of all rows: of the live starts after each prefix, `[P, W]`,
   and of each prefix's own encoding, `[P]`.
@@ -75,11 +157,10 @@ def read(model: Model, tables: Tables, query: Query) -> Distributions:
   run = scoring.run(model, tables, [query])
   size = len(query.text)
   nodes = take(run.host_nodes, 0)
-  path, weights = jax.tree.map(
-    lambda leaf: np.asarray(leaf)[0], (run.path, run.weights)
-  )
+  path, weights = jax.device_get((run.path, run.weights))
+  weights = take(weights, 0)
   scoring.check_numbers(weights.byte[:size])
-  node, place = _fronts(path, size)
+  node, place = take(fronts([query], path, [0]), 0)
   whole = np.append(np.asarray(tables.ends), False)[nodes.states].any(1)
   # The encoding of each prefix: its one node where the text may end.
   own = np.where((place == ROOT) & (node != NONE) & whole[node], node, NONE)
@@ -102,11 +183,7 @@ def read(model: Model, tables: Tables, query: Query) -> Distributions:
   node, place, own = node[every], place[every], own[every]
   scoring.check_numbers(found.following, found.prompted)
 
-  # Weights are relative to the text that each node spells.
-  total = np.append(0.0, np.cumsum(weights.byte[:size], dtype=np.float64))
-  here = np.arange(size + 1)[:, None]
-  weight = weights.node[node] + total[nodes.end[node]] - total[here]
-  weight = np.where(node == NONE, -np.inf, weight)
+  weight = _weights(nodes, weights, node, np.arange(size + 1))
   born = place == ROOT
   covers = weight + np.where(born, 0.0, found.longer)
   lost = weight + np.where(
@@ -122,18 +199,6 @@ def read(model: Model, tables: Tables, query: Query) -> Distributions:
     ),
     boundary=_since_boundary(nodes, int(own[-1]), size),
   )
-
-
-def _fronts(path, size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Live starts after each prefix, `[P, W]`: bucketed, as wide as need be."""
-  most = int((path.node[:size] != NONE).sum(1).max(initial=1))
-  width = min(max(8, 1 << (most - 1).bit_length()), path.node.shape[1])
-  node = np.full((bucket(size + 1), width), NONE, np.int32)
-  place = np.full_like(node, ROOT)
-  node[0, 0] = 0
-  node[1 : size + 1] = path.node[:size, :width]
-  place[1 : size + 1] = path.place[:size, :width]
-  return node, place
 
 
 def _since_boundary(nodes, node: int, size: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -12,16 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import (
-  constraints,
-  distributions,
-  hub,
-  models,
-  prompt,
-  sampling,
-  scoring,
-)
-from byteprob.constraints import Constraint
+from byteprob import distributions, hub, models, prompt, sampling, scoring
+from byteprob.bytemodel import ByteModel
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.plan import take
 from byteprob.prompt import Context
@@ -30,8 +22,6 @@ from byteprob.tokenization import Tables, load_tables
 from byteprob.types import EOS, Model
 
 Validity = Literal["exact", "trust_model"]
-Draft = Literal["rows", "look_up"] | Any
-"""A source of drafts by its name, or a `ByteLM`."""
 
 
 def load(
@@ -62,7 +52,7 @@ def load(
   return ByteLM(models.load_model(path, dtype), tables, validity)
 
 
-class ByteLM:
+class ByteLM(ByteModel):
   """A token-level model and its tokenizer, as one model over bytes.
 
   The alphabet is the 256 bytes and, at index 256, the end of the text.
@@ -99,23 +89,6 @@ class ByteLM:
     )
     self.validity = validity
 
-  def next_byte_logprobs(
-    self, context: Context = b""
-  ) -> Float[np.ndarray, "257"]:
-    """Log-probs of the byte after a context, and of the text's end there.
-
-    Args:
-      context: bytes, a str (taken as UTF-8), or a list that mixes them with
-        token ids. It may end anywhere, inside a token or a character too.
-
-    Returns:
-      `float32[257]` in nats; index 256 is the end of the text.
-
-    Raises:
-      PromptError: the context cannot be expressed in the model's tokens.
-    """
-    return self.next_byte_logprobs_batch([context])[0]
-
   def next_byte_logprobs_batch(
     self, contexts: Sequence[Context]
   ) -> list[Float[np.ndarray, "257"]]:
@@ -133,26 +106,6 @@ class ByteLM:
       found[k] = after.astype(np.float32)
       found[k][EOS] = np.logaddexp(after[EOS], root.next[EOS])
     return found
-
-  def byte_logprobs(
-    self, text: Context, context: Context = b""
-  ) -> Float[np.ndarray, " n"]:
-    """Log-prob of each byte of a text, given the context and those before.
-
-    Args:
-      text: what to score; if it holds token ids, they are conditioned on.
-      context: what comes before it.
-
-    Returns:
-      `float32[n]` in nats, one for each byte of the text as the tokenizer
-      normalizes it (which warns if that changes it). The context may end
-      anywhere; the chain rule holds across that point.
-
-    Raises:
-      PromptError: the text cannot be expressed in the model's tokens, or is
-        longer than the model's context.
-    """
-    return self.byte_logprobs_batch([text], [context])[0]
 
   def byte_logprobs_batch(
     self,
@@ -175,6 +128,51 @@ class ByteLM:
         [np.zeros(0, np.float32)] + [next(values) for cut in one if cut.counted]
       )
       for one in cuts
+    ]
+
+  def next_byte_logprobs_along_batch(
+    self,
+    texts: Sequence[Context],
+    contexts: Sequence[Context] | None = None,
+  ) -> list[Float[np.ndarray, "m 257"]]:
+    """`next_byte_logprobs_along` of many texts, side by side."""
+    return [rows for rows, _ in self.along_batch(texts, contexts)]
+
+  def along_batch(
+    self,
+    texts: Sequence[Context],
+    contexts: Sequence[Context] | None = None,
+  ) -> list[tuple[Float[np.ndarray, "m 257"], float]]:
+    """`next_byte_logprobs_along`, and the log-prob of each context's bytes.
+
+    That is of those after its last token id.
+    """
+    contexts = [b""] * len(texts) if contexts is None else contexts
+    cuts = []
+    for context, text in zip(contexts, texts, strict=True):
+      *before, cut = self._cut(context, text)
+      if any(one.counted for one in before):
+        raise PromptError(
+          "What follows each byte can be told of text alone; move the token"
+          " ids to the context."
+        )
+      cuts.append(cut)
+    # Before an empty text the root is asked, too: see `_after_space`.
+    first = [
+      0 if cut.bare else len(cut.query.text) - cut.counted for cut in cuts
+    ]
+    found = distributions.exact(
+      self.model,
+      self.tables,
+      [cut.query for cut in cuts],
+      first,
+      trust_model=self.validity == "trust_model",
+    )
+    return [
+      (_after_space(one), 0.0)
+      if cut.bare
+      else (one.next, float(one.byte[:start].sum(dtype=np.float64)))
+      for one, start, cut in zip(found, first, cuts, strict=True)
     ]
 
   def distributions(self, text: Context) -> distributions.Distributions:
@@ -234,47 +232,6 @@ class ByteLM:
           found.append(((*paths[node], int(ids[token])), value))
     return sorted(found, key=lambda cover: -cover[1])
 
-  def sample(
-    self,
-    contexts: Sequence[Context],
-    key: jax.Array,
-    max_bytes: int,
-    *,
-    constraint: str | Constraint | None = None,
-    draft: Draft = "rows",
-    **settings: Any,
-  ) -> list[sampling.Sample]:
-    """Draws a text after each context, byte by byte, exactly.
-
-    Args:
-      contexts: see `next_byte_logprobs`; they may end anywhere.
-      key: from `jax.random.key`; text `k` uses `fold_in(key, k)`, so that it
-        does not depend on the others.
-      max_bytes: bytes of each text at most.
-      constraint: a regular expression that the texts must match, or what
-        `constraints.compile_regex` made of one: what it forbids is never
-        drawn. The contexts do not count.
-      draft: where bytes are guessed that a model call then confirms: "rows",
-        what is known already; "look_up", also what followed the last bytes
-        before; or a smaller `ByteLM`, with any tokenizer. The texts are the
-        same, the number of model calls is not.
-      **settings: temperature, top_p and others; see `sampling.Settings`.
-
-    Raises:
-      PromptError: a context cannot be expressed in the model's tokens, or is
-        longer than the model's context.
-      ConstraintError: the regular expression is not one, or matches nothing.
-      ValueError: a setting makes no sense.
-    """
-    if not contexts:
-      sampling.Settings(max_bytes=max_bytes, **settings)
-      return []
-    sampler = self.sampler(
-      contexts, key, max_bytes, constraint=constraint, draft=draft, **settings
-    )
-    sampler.step()
-    return sampler.samples()
-
   def sample_tokens(
     self,
     contexts: Sequence[Context],
@@ -333,41 +290,19 @@ class ByteLM:
       )
     return tokenwise.from_tokens(*common, found, wanted)
 
-  def stream(
-    self, context: Context, key: jax.Array, max_bytes: int, **rest: Any
-  ) -> Iterator[bytes]:
-    """`sample` for one context; yields bytes as they are drawn.
+  def _readers(
+    self, contexts: Sequence[Context], key: jax.Array
+  ) -> list[sampling.Reader]:
+    return [self.reader(contexts, key)]
 
-    The context and the settings are checked at once.
-    """
-    return _stream(self.sampler([context], key, max_bytes, **rest))
-
-  def sampler(
-    self,
-    contexts: Sequence[Context],
-    key: jax.Array,
-    max_bytes: int,
-    *,
-    constraint: str | Constraint | None = None,
-    draft: Draft = "rows",
-    **settings: Any,
-  ) -> sampling.Sampler:
-    """What `sample` does, to be done step by step.
-
-    Its `step` goes on with all texts, its `samples` are the texts so far.
-    """
-    # A guess that goes past the next token's end needs room.
-    wide = {} if draft == "rows" else {"ahead": 24, "rows": 16}
-    wanted = sampling.Settings(max_bytes=max_bytes, **(wide | settings))
-    if isinstance(constraint, str):
-      constraint = constraints.compile_regex(constraint)
-    return sampling.Sampler(
-      self.model,
-      self.tables,
-      self._prompts(contexts, key),
-      wanted,
-      constraint=constraint,
-      drafts=_drafts(draft, contexts, key, wanted),
+  def reader(
+    self, contexts: Sequence[Context], key: jax.Array
+  ) -> sampling.Reader:
+    """What reads contexts for the sampler."""
+    return sampling.Reader(
+      model=self.model,
+      tables=self.tables,
+      prompts=self._prompts(contexts, key),
       trust_model=self.validity == "trust_model",
     )
 
@@ -468,45 +403,6 @@ class ByteLM:
     return [() if cut.empty else next(paths) for cut in cuts]
 
 
-def _drafts(draft, contexts, key, settings) -> sampling.Drafts | None:
-  """The source that a user names."""
-  if draft == "rows":
-    return None
-  if draft == "look_up":
-    return sampling.Drafts(sampling.LookUp(), None, None)
-  if not isinstance(draft, ByteLM):
-    raise ValueError(
-      f"draft must be 'rows', 'look_up' or a ByteLM, not {draft!r}"
-    )
-  # It runs ahead of the text, and leaves out what hardly matters.
-  ahead = dataclasses.replace(
-    settings,
-    max_bytes=settings.max_bytes + 2 * settings.ahead,
-    eps=sampling.TRIFLE,
-    ahead=12,
-    rows=8,
-  )
-  small = draft.sampler(
-    contexts, key, **{f.name: getattr(ahead, f.name) for f in _FIELDS}
-  )
-  source = sampling.Smaller(draft.model.extend, small.limits)
-  given = (draft.tables, draft.model.params)
-  return sampling.Drafts(source, given, small.state)
-
-
-_FIELDS = dataclasses.fields(sampling.Settings)
-
-
-def _stream(sampler: sampling.Sampler) -> Iterator[bytes]:
-  seen, going = 0, True
-  while going:
-    going = sampler.step(rounds=1)
-    (sample,) = sampler.samples()
-    if len(sample.text) > seen:
-      yield sample.text[seen:]
-      seen = len(sample.text)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Cut:
   """A query; whether a prefix space was put before its text; whether the
@@ -517,6 +413,11 @@ class _Cut:
   prefixed: bool
   empty: bool
   counted: int
+
+  @property
+  def bare(self) -> bool:
+    """Whether all but the prefix space is asked about."""
+    return self.prefixed and self.counted == len(self.query.text) - 1
 
 
 def _working(info, piece, *, partial) -> tuple[bytes, int]:
@@ -543,6 +444,19 @@ def _own_bytes(cut: _Cut, score: scoring.Score) -> np.ndarray:
     values = values[1:].copy()
     values[0] += score.byte[0]
   return values[len(values) - cut.counted :]
+
+
+def _after_space(found: distributions.Exact) -> np.ndarray:
+  """What follows an empty context, and each byte after it.
+
+  The prefix space belongs to the first byte, and without it a text ends at
+  the root.
+  """
+  root, *_ = found.next
+  rows = found.next[1:].copy()
+  rows[0] += found.byte[0]
+  rows[0, EOS] = np.logaddexp(rows[0, EOS], root[EOS])
+  return rows
 
 
 def _start_ids(tables: Tables) -> tuple[int, ...]:

@@ -14,3 +14,9 @@ def logsumexp(values: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
   safe = jnp.where(jnp.isneginf(top), 0, top)
   total = jnp.exp(values - jnp.expand_dims(safe, axis)).sum(axis)
   return jnp.where(jnp.isneginf(top), -jnp.inf, safe + jnp.log(total))
+
+
+def normalized(values: Float[Array, "... A"]) -> Float[Array, "... A"]:
+  """Log-probs that add up to 1 along the last axis; -inf where all are."""
+  norm = logsumexp(values, -1)[..., None]
+  return jnp.where(jnp.isneginf(norm), -jnp.inf, values - norm)

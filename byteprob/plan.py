@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from byteprob import covers
+from byteprob.covers import ROOT
 from byteprob.errors import PromptError
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
@@ -59,6 +60,40 @@ def take(tree: Any, k: int) -> Any:
   return jax.tree.map(lambda leaf: leaf[k], tree)
 
 
+def fronts(
+  queries: Sequence[Query], path: covers.Path, first: Sequence[int]
+) -> covers.Path:
+  """Live starts after prefixes of texts, `[B, P, W]`, on the host.
+
+  `P` and `W` are bucketed; `W` is as large as need be. After nothing there is
+  the root.
+
+  Args:
+    queries: the texts.
+    path: theirs, on the host.
+    first: length of the shortest prefix, of each.
+  """
+  sizes = [len(query.text) for query in queries]
+  live = [
+    (path.node[k, :size] != NONE).sum(1).max(initial=1)
+    for k, size in enumerate(sizes)
+  ]
+  width = min(
+    max(8, 1 << (int(max(live)) - 1).bit_length()), path.node.shape[2]
+  )
+  most = max(size - start for size, start in zip(sizes, first, strict=True))
+  shape = (len(queries), bucket(most + 1), width)
+  node, place = np.full(shape, NONE, np.int32), np.full(shape, ROOT, np.int32)
+  for k, (size, start) in enumerate(zip(sizes, first, strict=True)):
+    after = max(start, 1)
+    own = slice(after - start, size + 1 - start)
+    node[k, own] = path.node[k, after - 1 : size, :width]
+    place[k, own] = path.place[k, after - 1 : size, :width]
+    if start == 0:
+      node[k, 0, 0] = 0
+  return covers.Path(node, place)
+
+
 class Chunk(NamedTuple):
   """The inputs of one model call, `[B, R]` each but where it says.
 
@@ -70,8 +105,8 @@ class Chunk(NamedTuple):
     attends: `[B, R, S]`.
     standing: `[B, R, ...]` what decides on what may follow the node.
     end: where the node ends; past the text for rows that are no nodes.
-    front_row: `[B, W]` row of each live start at the text's end, -1 if it is
-      in another chunk.
+    front_row: `[B, W]` row of each live start that is asked about, -1 if it
+      is in another chunk.
     front_place: `[B, W]` its trie node.
   """
 
@@ -165,6 +200,7 @@ class Plan:
     *,
     most: int,
     context_length: int,
+    asked: covers.Path,
   ):
     """Plans the calls.
 
@@ -174,11 +210,13 @@ class Plan:
       nodes, front, standing: of each text, on the host.
       most: rows of one call, for one text, at most.
       context_length: see `Model`.
+      asked: live starts that something is asked about, `[B, W]`.
 
     Raises:
       PromptError: a text is longer than the context.
     """
     self.front = front
+    self._asked = asked
     self.trees = [
       _Tree(query, tables, *take((nodes, standing), k))
       for k, query in enumerate(queries)
@@ -213,7 +251,7 @@ class Plan:
     token, position, slot, attends, standing, end = jax.tree.map(
       lambda *leaves: np.stack(leaves), *parts
     )
-    node, place = np.asarray(self.front.node), np.asarray(self.front.place)
+    node, place = self._asked
     row = node + self.offset[:, None] - first
     here = (node >= 0) & (row >= 0) & (row < self.rows)
     return Chunk(

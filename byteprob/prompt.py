@@ -74,17 +74,26 @@ def _items(context: Context) -> list[Text | int]:
   return list(context)
 
 
+def as_bytes(text: Text) -> bytes:
+  """A text's bytes.
+
+  Raises:
+    PromptError: it is a str that is not Unicode.
+  """
+  if not isinstance(text, str):
+    return bytes(text)
+  try:
+    return text.encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise PromptError(
+      f"The text has a lone surrogate at character {error.start}, which is"
+      " not Unicode; pass bytes instead."
+    ) from error
+
+
 def _item(info: Info, item: Text | int) -> Segment:
-  if isinstance(item, str):
-    try:
-      return item.encode("utf-8")
-    except UnicodeEncodeError as error:
-      raise PromptError(
-        f"The text has a lone surrogate at character {error.start}, which is"
-        " not Unicode; pass bytes instead."
-      ) from error
-  if isinstance(item, bytes | bytearray):
-    return bytes(item)
+  if isinstance(item, str | bytes | bytearray):
+    return as_bytes(item)
   try:
     id_ = item.__index__()
   except AttributeError:
@@ -140,6 +149,23 @@ def working(info: Info, text: bytes, *, partial: bool) -> bytes:
         " any token of this model; leave it out."
       )
   return changed
+
+
+def spellable(info: Info, text: bytes) -> int:
+  """How many bytes of a text the tokenizer spells before it cannot go on."""
+  size = len(text)
+  if info.utf8 == "strict":
+    try:
+      text.decode("utf-8")
+    except UnicodeDecodeError as error:
+      size = error.start
+      # What may yet become a character is well-formed so far.
+      while size < len(text) and _unfinished(text[: size + 1]) == (
+        size + 1 - error.start
+      ):
+        size += 1
+  found = (at for at in range(size) if text[at] in info.unspelled)
+  return next(found, size)
 
 
 def _unfinished(text: bytes) -> int:

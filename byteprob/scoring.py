@@ -7,7 +7,7 @@ needs of them before the next chunk begins. Many texts go side by side.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 
 from byteprob import covers, lemma, weights
 from byteprob.errors import PromptError
-from byteprob.plan import Chunk, Plan, Query, bucket, pad_texts, take
+from byteprob.plan import Chunk, Plan, Query, bucket, fronts, pad_texts, take
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, Model
 
@@ -100,6 +100,8 @@ class Run(NamedTuple):
     cache: the model's, with the ancestors of all live starts.
     nodes, front, path: see `covers.read`.
     host_nodes, host_front: the same on the host.
+    asked: the live starts that `sums.ending` tells of, `[B, P, W]`: those
+      after `P` prefixes, or at the end.
     sums: what was kept of the rows.
     weights: see `weights.Weights`.
   """
@@ -111,6 +113,7 @@ class Run(NamedTuple):
   path: covers.Path
   host_nodes: covers.Nodes
   host_front: covers.Front
+  asked: covers.Path
   sums: "Sums"
   weights: weights.Weights
 
@@ -122,16 +125,23 @@ def run(
   *,
   trust_model: bool = False,
   keep_rows: bool = False,
+  first: Sequence[int] | None = None,
 ) -> Run:
   """One pass over texts; see `score`.
 
   Args:
     model, tables, queries, trust_model, keep_rows: see `score`.
+    first: for each text, what follows all prefixes from this length on is
+      asked about, not only what follows its end. Then no rows are kept.
   """
   nodes, front, path = read(tables, queries)
   host_nodes, host_front, standing = jax.device_get(
     (nodes, front, _standing(tables, nodes, path))
   )
+  if first is None:
+    asked = covers.Path(host_front.node[:, None], host_front.place[:, None])
+  else:
+    asked = fronts(queries, jax.device_get(path), first)
   most = MAX_LOGITS // (model.vocab_size * len(queries))
   plan = Plan(
     tables,
@@ -141,14 +151,15 @@ def run(
     standing,
     most=min(max(most, 16), MAX_ROWS),
     context_length=model.context_length,
+    asked=covers.Path(*(leaf.reshape(len(queries), -1) for leaf in asked)),
   )
   cache = model.init_cache(len(queries), plan.slots)
   sums = _nothing(
     tables,
     (len(queries), plan.chunks * plan.rows),
-    front.node.shape,
+    (len(queries), asked.node[0].size),
     trust_model,
-    keep_rows,
+    keep_rows and first is None,
   )
   text, length = pad_texts(queries)
   for chunk in range(plan.chunks):
@@ -170,6 +181,7 @@ def run(
     path=path,
     host_nodes=host_nodes,
     host_front=host_front,
+    asked=asked,
     sums=sums,
     weights=_weigh(tables, nodes, path, length, plan.offset, sums),
   )
@@ -178,21 +190,27 @@ def run(
 def score_many(
   model: Model, tables: Tables, queries: Sequence[Query], **kwargs
 ) -> list[Score]:
-  """`score` for any number of texts: like lengths together, bounded batches.
+  """`score` for any number of texts; see `batches`."""
+  found: list[Score | None] = [None] * len(queries)
+  for batch in batches(queries):
+    scores = score(model, tables, [queries[k] for k in batch], **kwargs)
+    for k, one in zip(batch, scores, strict=True):
+      found[k] = one
+  return found
+
+
+def batches(queries: Sequence[Query]) -> Iterator[list[int]]:
+  """Any number of texts by number: like lengths together, bounded batches.
 
   Batches have powers of two of texts, so that few shapes are compiled.
   """
-  found: list[Score | None] = [None] * len(queries)
   order = sorted(range(len(queries)), key=lambda k: len(queries[k].text))
   while order:
     longest = len(queries[order[-1]].text)
     most = max(1, MAX_BATCH_BYTES // bucket(max(longest, 1)))
     size = 1 << (min(len(order), most).bit_length() - 1)
-    batch, order = order[-size:], order[:-size]
-    scores = score(model, tables, [queries[k] for k in batch], **kwargs)
-    for k, one in zip(batch, scores, strict=True):
-      found[k] = one
-  return found
+    yield order[-size:]
+    order = order[:-size]
 
 
 def check_numbers(*parts: np.ndarray | jax.Array) -> None:
@@ -307,9 +325,9 @@ class Sums(NamedTuple):
   Attributes:
     follow: see `lemma.Follow`.
     allowed: `[B, N']` see `Score`.
-    ending: `[B, W, 257]` from `lemma.next_bytes`.
-    front_rows: rows of the live starts at the text's end, `[B, W, ...]`, or
-      None.
+    ending: `[B, W, 257]` from `lemma.next_bytes`, of the live starts that are
+      asked about.
+    front_rows: their rows, `[B, W, ...]`, or None.
   """
 
   follow: lemma.Follow | None

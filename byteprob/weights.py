@@ -27,12 +27,15 @@ class Weights(NamedTuple):
     front: `float32[W]` the same for the last live starts, over that of the
       whole text.
     total: `float32[]` log-prob of the text.
+    grown: `float32[n]` log of all covers of the text with each byte over those
+      of the text before it: `byte`, but with `beyond`.
   """
 
   byte: Float[Array, " n"]
   node: Float[Array, " N"]
   front: Float[Array, " W"]
   total: Float[Array, ""]
+  grown: Float[Array, " n"]
 
 
 def weigh(
@@ -93,7 +96,7 @@ def weigh(
       rest = jnp.where(born, spelled[node + offset], rest)
       alive = logsumexp(weigh_now(node, state) + rest, 0)
       state = state._replace(alive=jnp.where(valid, alive, state.alive))
-    return state, jnp.where(valid, byte, 0.0)
+    return state, jnp.where(valid, jnp.stack([byte, grown]), 0.0)
 
   size = len(nodes.token)
   state = _State(
@@ -103,14 +106,15 @@ def weigh(
     alive=jnp.float32(0) if follow.beyond is None else spelled[offset],
   )
   steps = jnp.arange(1, len(path.node) + 1, dtype=jnp.int32)
-  state, byte = jax.lax.scan(read, state, (steps, path.node, path.place))
+  state, found = jax.lax.scan(read, state, (steps, path.node, path.place))
   root = jnp.full_like(path.node[0], NONE).at[0].set(0)
   last = jnp.where(length > 0, path.node[length - 1], root)
   return Weights(
-    byte=byte,
+    byte=found[:, 0],
     node=state.weight,
     front=weigh_now(last, state),
     total=state.now[0] + state.now[1],
+    grown=found[:, 1],
   )
 
 

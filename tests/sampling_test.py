@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from benches import check_shares, close, make_bench
 
+from byteprob import scoring
 from byteprob.errors import ConstraintError, PromptError
-from byteprob.sampling import batch, controls, loop, sources
+from byteprob.sampling import controls, loop, room, sources
 
 EOS = 256
 NAMES = ("gpt2", "whole_pieces", "gemma")
@@ -346,18 +347,18 @@ def test_more_room_is_made_where_it_is_needed(monkeypatch):
   lm, key = benches.lm.ByteLM(one.model, endless), jax.random.key(7)
   wanted = lm.sample([b"abc", b"ca"], key, 300)
   made = []
-  widen = batch.widen
+  widen = room.widen
 
   def noting(tables, limits, state):
     made.append(limits)
     return widen(tables, limits, state)
 
-  monkeypatch.setattr(batch, "widen", noting)
-  compact = batch._compact
+  monkeypatch.setattr(room, "widen", noting)
+  compact = room._compact
   monkeypatch.setattr(
-    batch, "_compact", lambda attends, spare: compact(attends, 32)
+    room, "_compact", lambda attends, spare: compact(attends, 32)
   )
-  monkeypatch.setattr(batch, "bucket", lambda count: count)
+  monkeypatch.setattr(room, "bucket", lambda count: count)
   for sample, other in zip(
     lm.sample([b"abc", b"ca"], key, 300), wanted, strict=True
   ):
@@ -376,7 +377,7 @@ def test_slots_of_dead_branches_are_used_again():
   nodes = len(lm.covers(b"a" + sample.text))
   assert nodes > 0
   assert sample.slots <= tokens + 16
-  every = batch.scoring.nodes(lm.tables, lm._cut(b"a" + sample.text)[-1].query)
+  every = scoring.nodes(lm.tables, lm._cut(b"a" + sample.text)[-1].query)
   assert sample.slots < 0.8 * int(every.count)
 
 

@@ -1,12 +1,13 @@
 """Device and host: the sampler, exact bytes at token speed.
 
-`controls` says how a byte is drawn; `state`, `draft`, `tree` and `loop` are
-the loop on the device, `sources` may add to its drafts; `batch` is what users
-meet. Token by token it is `starts`, the loop in `trail`, `tokendraw` and
-`tokenloop`, and `tokenwise`.
+`controls` says how a byte is drawn; `state`, `draft`, `tree`, `settle` and
+`loop` are the loop on the device, `sources` may add to its drafts; `room` is
+what it begins with, `batch` what users meet. Token by token it is `starts`,
+the loop in `trail`, `tokendraw` and `tokenloop`, and `tokenwise`.
 """
 
-from byteprob.sampling.batch import Drafts, Prompt, Sample, Sampler
+from byteprob.sampling.batch import Drafts, Sample, Sampler
+from byteprob.sampling.room import Prompt, Reader
 from byteprob.sampling.settings import Settings
 from byteprob.sampling.sources import TRIFLE, LookUp, Smaller
 from byteprob.sampling.tokenwise import TokenSample, TokenSettings
@@ -16,6 +17,7 @@ __all__ = [
   "Drafts",
   "LookUp",
   "Prompt",
+  "Reader",
   "Sample",
   "Sampler",
   "Settings",

@@ -8,22 +8,27 @@ draws the same bytes again from the exact distributions with the same random
 numbers, and commits those that agree and the first that does not. So every
 committed byte is drawn from its exact distribution, whatever was drafted.
 
+There may be several models, each with a tokenizer and a front of its own: the
+bytes are drawn from what they say together (`pooling`), drafted or exact.
+
 Source: the Byte-Token Representation Lemma (arXiv 2410.09303); drafting with
 common random numbers is ours.
 """
 
 import functools
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from byteprob import constraints, covers
+from byteprob import constraints, pooling
 from byteprob.covers import NONE
-from byteprob.numerics import logsumexp
+from byteprob.numerics import normalized
 from byteprob.sampling import draft as drafts
 from byteprob.sampling import tree as trees
+from byteprob.sampling.settle import see, settle
 from byteprob.sampling.state import (
   COMPLETE,
   CONTEXT,
@@ -33,34 +38,28 @@ from byteprob.sampling.state import (
   RUNNING,
   STOPPED,
   Given,
-  Lanes,
-  Limits,
   Request,
+  Setup,
   Source,
   State,
   draw,
   guard_after,
-  lane_of,
-  next_bytes,
   possible,
-  with_ending,
-  write_path,
 )
 from byteprob.tokenization.tables import Tables
-from byteprob.types import EOS, Extend, Params
+from byteprob.types import EOS, Params
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=("extend", "limits", "source"),
+  static_argnames=("setup", "source"),
   donate_argnames="state",
 )
 def run(
-  extend: Extend,
-  limits: Limits,
+  setup: Setup,
   source: Source | None,
-  tables: Tables,
-  params: Params,
+  tables: tuple[Tables, ...],
+  params: tuple[Params, ...],
   request: Request,
   given: Any,
   state: State,
@@ -69,11 +68,10 @@ def run(
   """Runs rounds until all texts have stopped, or something does not fit.
 
   Args:
-    extend: the model.
-    limits: what the state was made with.
+    setup: the models, and what the state was made with.
     source: where drafts come from beside the rows, or None.
-    tables: the tokenizer.
-    params: the model's parameters.
+    tables: the models' tokenizers.
+    params: the models' parameters.
     request: what is wanted.
     given: what the source is given.
     state: the texts; donated.
@@ -91,83 +89,66 @@ def run(
   def body(carry):
     state, left = carry
     propose = source and functools.partial(source.propose, given, request)
-    state = go_round(
-      extend, limits, tables, params, request, state, propose=propose
-    )
+    state = go_round(setup, tables, params, request, state, propose=propose)
     return state, left - 1
 
   return jax.lax.while_loop(go_on, body, (state, rounds))
 
 
 def go_round(
-  extend: Extend,
-  limits: Limits,
-  tables: Tables,
-  params: Params,
+  setup: Setup,
+  tables: tuple[Tables, ...],
+  params: tuple[Params, ...],
   request: Request,
   state: State,
   *,
   propose: Any = None,
   forced: Given | None = None,
 ) -> State:
-  """One round: a draft, a model call, what is kept of the draft, a byte.
+  """One round: a draft, a call of each model, what is kept of it, a byte.
 
   Args:
-    extend, limits, tables, params, request, state: see `run`.
+    setup, tables, params, request, state: see `run`.
     propose: `Source.propose`, but for its first arguments; or None.
     forced: bytes that the texts go on with whatever their probabilities; the
       round may stop before their end.
   """
-  draft = drafts.draft_bytes(limits, tables, request, state, forced)
+  draft = drafts.draft_bytes(setup, tables, request, state, forced)
   memory = state.memory
   if propose is not None:
     memory, proposed = propose(memory, state, draft)
-    draft = drafts.draft_more(limits, tables, request, state, draft, proposed)
-  tree = trees.plant(limits, state, draft)
-  cache, rows = trees.evaluate(
-    extend, limits, tables, params, state, draft, tree
-  )
-  tree = trees.weigh(limits, state, draft, tree, rows)
-  state = state._replace(cache=cache, rows=rows, memory=memory)
-  return _commit(limits, tables, request, forced, state, draft, tree)
+    draft = drafts.draft_more(setup, tables, request, state, draft, proposed)
+  running = state.status == RUNNING
+  members, grown = [], []
+  for limits, table, param, member, part in zip(
+    setup.members, tables, params, state.members, draft.parts, strict=True
+  ):
+    tree = trees.plant(limits, running, member, part)
+    cache, rows = trees.evaluate(limits, table, param, member, part, tree)
+    grown.append(trees.weigh(limits, member, part, tree, rows))
+    members.append(member._replace(cache=cache, rows=rows))
+  state = state._replace(members=tuple(members), memory=memory)
+  return _commit(setup, tables, request, forced, state, draft, grown)
 
 
-def _commit(limits, tables, request, forced, state, draft, tree) -> State:
+def _commit(setup, tables, request, forced, state, draft, grown) -> State:
   """Draws again from what is exact now, and keeps what agrees."""
   batch = len(state.length)
-  steps = limits.ahead + 1
+  steps = setup.ahead + 1
   each = jnp.arange(batch)
   running = state.status == RUNNING
-
-  # Every live start of every front: from the round's beginning, or new.
-  old = jax.vmap(lane_of)(
-    state.front.node, draft.node.reshape(batch, -1)
-  ).reshape(draft.node.shape)
-  there = draft.node != NONE
-  new = draft.node - state.settled[:, None, None]
-  fresh = there & (new >= 0)
-  new = jnp.clip(new, 0, limits.tree - 1)
-  row = jnp.where(fresh, _pick(tree.row, new), _pick(state.lanes.row, old))
   at = jnp.broadcast_to(jnp.arange(steps)[None], (batch, steps))
-  asked = fresh & (at <= draft.size[:, None])[:, :, None]
-  asked = jnp.where(asked, row, NONE)
-  terms = next_bytes(limits, tables, state.rows, asked, draft.place)
-  terms = jnp.where(fresh[..., None], terms, draft.terms)
-  before = _pick(state.lanes.weight, old)
-  before = jnp.where(there, before, -jnp.inf)
-  shed = jnp.zeros((batch, steps))
-  if limits.prunes and limits.ahead:
-    weight, shed = jax.vmap(
-      functools.partial(_prune, limits, jnp.log(request.eps))
-    )(draft, tree, state.settled, state.read, terms, before, fresh, new)
-    tree = tree._replace(weight=weight)
-  weight = jnp.where(fresh, _pick(tree.weight, new), before)
-  total = logsumexp(weight[..., None] + terms, 2)
-  total = total.at[:, 0].set(
-    with_ending(state, total[:, 0], jnp.zeros(batch, jnp.int32))
+  every = list(
+    zip(setup.members, tables, state.members, draft.parts, strict=True)
   )
-  norm = logsumexp(total, 2)
-  logprobs = total - norm[:, :, None]
+  seen = [
+    see(*one, request, state.length == 0, draft, tree)
+    for one, tree in zip(every, grown, strict=True)
+  ]
+  rows = pooling.tempered(setup.pool, [normalized(one.total) for one in seen])
+  before = rows[:, : setup.ahead]
+  share = pooling.shares(setup.pool, state.share, before, draft.byte)
+  logprobs = pooling.pooled(setup.pool, rows, share)
   able = jax.vmap(functools.partial(possible, request), 1, 1)(
     draft.guard, logprobs
   )
@@ -196,36 +177,15 @@ def _commit(limits, tables, request, forced, state, draft, tree) -> State:
   guard = guard_after(request, draft.guard[each, last], byte)
 
   # The last byte's nodes are born, to be evaluated in the next round.
-  count = draft.count[each, last]
-  front = covers.Front(
-    node=draft.node[each, last],
-    place=draft.place[each, last],
-    overflow=jnp.zeros(batch, bool),
-  )
   goes = running & ~ended & ~impossible
-  front_before = front.node
-  nodes, front = jax.vmap(
-    functools.partial(covers.advance, tables, limits.capacity)
-  )(draft.nodes._replace(count=count), front, byte, goes)
-  lanes, shed_last = jax.vmap(functools.partial(_lanes, limits, request.eps))(
-    nodes,
-    front,
-    front_before,
-    count,
-    state.settled,
-    state.lanes,
-    tree,
-    weight[each, last],
-    row[each, last],
-    old[each, last],
-    total[each, last, jnp.minimum(byte, EOS)],
-    state.rows.token.reshape(batch, limits.kept, -1),
-  )
-  lost = jnp.where(at < last[:, None], jnp.log1p(-shed), 0.0).sum(1)
-  lost += jnp.where(goes, jnp.log1p(-shed_last), 0.0)
-  deepest = state.offset + jnp.where(
-    front.node == NONE, 0, jnp.take_along_axis(nodes.depth, front.node, axis=1)
-  ).max(1)
+  after = [
+    settle(*one, request, told, last, byte, running, goes)
+    for one, told in zip(every, seen, strict=True)
+  ]
+  full = [
+    new.deepest + limits.tree >= limits.context_length
+    for new, limits in zip(after, setup.members, strict=True)
+  ]
   status = jnp.select(
     [
       ~running,
@@ -234,47 +194,64 @@ def _commit(limits, tables, request, forced, state, draft, tree) -> State:
       stopping[each, last],
       _complete(request, guard),
       length >= state.limit,
-      deepest + limits.tree >= limits.context_length,
+      functools.reduce(operator.or_, full),
     ],
     [state.status, IMPOSSIBLE, ENDED, STOPPED, COMPLETE, FULL, CONTEXT],
     RUNNING,
   ).astype(jnp.int32)
   # What does not fit is done again, with more room; a lack of slots can be
   # seen coming.
-  overflow = (goes & (status == RUNNING) & front.overflow).any()
-  live = _in_use(front, lanes)
-  short = (running & (live + 2 * limits.tree > limits.slots)).any()
-  in_use = _in_use(state.front, state.lanes) + tree.some.sum(1)
+  going_on = goes & (status == RUNNING)
+  overflow = functools.reduce(
+    operator.or_, [(going_on & new.overflow).any() for new in after]
+  )
+  short = functools.reduce(
+    operator.or_, [(running & new.short).any() for new in after]
+  )
+  calls = sum(tree.some.any(1).astype(jnp.int32) for tree in grown)
 
   def unless_void(new, old):
     return jax.tree.map(
       lambda new, old: jnp.where(overflow, old, new), new, old
     )
 
+  share = pooling.shares(
+    setup.pool, share[each, last], rows[each, last][:, None], byte[:, None]
+  )[:, 1]
+  share = jnp.where(goes[:, None], share, state.share)
   # Whatever lies past the counts is written over later.
   return state._replace(
-    nodes=nodes._replace(count=unless_void(nodes.count, state.nodes.count)),
-    front=unless_void(front, state.front),
-    path=write_path(draft.path, state.read + last, front, goes),
-    lanes=unless_void(lanes, state.lanes),
-    settled=jnp.where(running & ~overflow, count, state.settled),
-    ending=jnp.where((length > 0) & ~overflow, -jnp.inf, state.ending),
+    members=tuple(
+      _settled(member, new, running, more, length, overflow, unless_void)
+      for member, new in zip(state.members, after, strict=True)
+    ),
+    share=unless_void(share, state.share),
     text=text,
     read=unless_void(state.read + more, state.read),
     length=unless_void(length, state.length),
     logprob=logprob,
     guard=jnp.where(goes & ~overflow, guard, state.guard),
     status=unless_void(status, state.status),
-    kept=state.kept + jnp.where(running & ~overflow, lost, 0.0),
-    calls=state.calls + (tree.some.any(1) & ~overflow),
-    peak=jnp.maximum(state.peak, jnp.where(running, in_use, 0)),
+    calls=state.calls + jnp.where(overflow, 0, calls),
     crowded=state.crowded | overflow | short,
   )
 
 
-def _pick(values, index):
-  """`values[b, index[b, ...]]`."""
-  return jax.vmap(lambda values, index: values[index])(values, index)
+def _settled(member, new, running, more, length, overflow, unless_void):
+  """A model's knowledge after a round; as before it if the round is void."""
+  return member._replace(
+    nodes=new.nodes._replace(
+      count=unless_void(new.nodes.count, member.nodes.count)
+    ),
+    front=unless_void(new.front, member.front),
+    path=new.path,
+    lanes=unless_void(new.lanes, member.lanes),
+    settled=jnp.where(running & ~overflow, new.count, member.settled),
+    ending=jnp.where((length > 0) & ~overflow, -jnp.inf, member.ending),
+    read=unless_void(member.read + more, member.read),
+    kept=member.kept + jnp.where(running & ~overflow, new.lost, 0.0),
+    peak=jnp.maximum(member.peak, jnp.where(running, new.in_use, 0)),
+  )
 
 
 def _complete(request, guard):
@@ -284,76 +261,6 @@ def _complete(request, guard):
   return jax.vmap(functools.partial(constraints.complete, request.constraint))(
     guard
   )
-
-
-def _prune(
-  limits, least, draft, tree, settled, read, terms, before, fresh, new
-):  # fmt: skip
-  """Weights of one text's new nodes, -inf where they begin too light.
-
-  A node's weight when it begins is its share of what is kept of the text.
-
-  Returns:
-    `weight[T]`, and the share `[D + 1]` that is left out at each byte.
-  """
-  node = settled + jnp.arange(limits.tree, dtype=jnp.int32)
-  born = jnp.where(tree.there, draft.nodes.end[node] - read, NONE)
-  inner = draft.nodes.parent[node] - settled
-
-  def step(at, carry):
-    weight, shed = carry
-    lanes = jnp.where(fresh[at], weight[new[at]], before[at])
-    byte = draft.byte[jnp.minimum(at, limits.ahead - 1)]
-    total = logsumexp(lanes + terms[at, :, byte], 0)
-    # A node's parent ends before it, so it has been judged.
-    orphan = (inner >= 0) & jnp.isneginf(weight[inner])
-    now = born == at + 1
-    weight = jnp.where(now & orphan, -jnp.inf, weight)
-    share = jnp.where(now, weight - total, -jnp.inf)
-    light = now & ((share < least) | draft.silent)
-    shed = shed.at[at].set(jnp.where(light, jnp.exp(share), 0.0).sum())
-    return jnp.where(light, -jnp.inf, weight), shed
-
-  shed = jnp.zeros(limits.ahead + 1)
-  return jax.lax.fori_loop(0, draft.size, step, (tree.weight, shed))
-
-
-def _in_use(front, lanes):
-  """How many slots the live starts and their ancestors take."""
-  live = (front.node != NONE)[:, :, None]
-  return (lanes.attends & live).any(1).sum(1)
-
-
-def _lanes(
-  limits, eps, nodes, front, before, count, settled, lanes, tree, weight, row,
-  old, grown, token,
-) -> tuple[Lanes, Array]:  # fmt: skip
-  """What is known of the live starts after the committed bytes.
-
-  Also the share of the text's probability that is left out with nodes that
-  have just begun.
-  """
-  newborn = (front.node >= count) & (front.node != NONE)
-  node = jnp.where(newborn, nodes.parent[front.node], front.node)
-  lane = lane_of(before, node)
-  index = jnp.clip(node - settled, 0, limits.tree - 1)
-  inner = node >= settled
-  attends = jnp.where(
-    inner[:, None], tree.attends[index], lanes.attends[old[lane]]
-  )
-  value = token[row[lane], nodes.token[front.node]]
-  weight = weight[lane] - grown + jnp.where(newborn, value, 0.0)
-  there = front.node != NONE
-  shed = jnp.float32(0)
-  if limits.prunes:
-    light = newborn & (weight < jnp.log(eps))
-    shed = jnp.where(light, jnp.exp(weight), 0.0).sum()
-    there &= ~light & ~jnp.isneginf(weight)
-  return Lanes(
-    weight=jnp.where(there, weight, -jnp.inf),
-    row=jnp.where(there & ~newborn, row[lane], NONE),
-    attends=attends & there[:, None],
-  ), shed
 
 
 def _write(state, drawn, logprobs):

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt8
 
-from byteprob.sampling import batch, loop
-from byteprob.sampling.state import FULL, RUNNING, Given, Limits, State
-from byteprob.types import Extend
+from byteprob.sampling import loop, room
+from byteprob.sampling.state import FULL, RUNNING, Given, Setup, State
 
 TRIFLE = 1e-3
 """What a smaller model may leave out: its bytes are but proposals."""
@@ -93,12 +92,10 @@ class Smaller:
   It may have any tokenizer: the two meet in bytes.
 
   Attributes:
-    extend: the smaller model.
-    limits: what its texts were made with.
+    setup: the smaller model, and what its texts were made with.
   """
 
-  extend: Extend
-  limits: Limits
+  setup: Setup
 
   def propose(self, given, request, memory: State, state: State, draft):
     """See `state.Source`; the memory is the same texts, of this model."""
@@ -116,11 +113,11 @@ class Smaller:
 
       def body(mine):
         place = outset + mine.length
-        place = place[:, None] + jnp.arange(self.limits.ahead + 1)[None]
+        place = place[:, None] + jnp.arange(self.setup.ahead + 1)[None]
         byte = jnp.take_along_axis(text, place, axis=1, mode="clip")
         forced = Given(byte.astype(jnp.int32), known - mine.length)
         return loop.go_round(
-          self.extend, self.limits, tables, params, request, mine, forced=forced
+          self.setup, tables, params, request, mine, forced=forced
         )
 
       return jax.lax.while_loop(
@@ -147,8 +144,8 @@ class Smaller:
 
   def widened(self, given, memory: State):
     """See `state.Source`."""
-    limits, memory = batch.widen(given[0], self.limits, memory)
-    return dataclasses.replace(self, limits=limits), memory
+    setup, memory = room.widen(given[0], self.setup, memory)
+    return dataclasses.replace(self, setup=setup), memory
 
 
 def _with_draft(state: State, draft) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from byteprob.covers import NONE, ROOT
 from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp
 from byteprob.plan import bucket, take
-from byteprob.sampling.batch import Prompt, moved
+from byteprob.sampling.room import Prompt, moved
 from byteprob.sampling.trail import Spelling
 from byteprob.tokenization import spell_all
 from byteprob.tokenization.tables import Tables

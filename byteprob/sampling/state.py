@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from byteprob import constraints, covers, lemma
 from byteprob.constraints import Constraint
 from byteprob.covers import NONE
+from byteprob.pooling import Pool
 from byteprob.sampling import controls as controls_
 from byteprob.sampling.controls import Controls
-from byteprob.types import EOS, Cache
+from byteprob.types import EOS, Cache, Extend
 
 RUNNING, ENDED, FULL, STOPPED, CONTEXT, IMPOSSIBLE, COMPLETE = range(7)
 """Why a row goes on or has stopped: it runs; the text's end was drawn; as
@@ -24,26 +25,24 @@ was possible; the constraint lets nothing follow.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-  """What the loop is compiled for.
+  """What the loop is compiled for, of one model.
 
   Attributes:
+    extend: the model.
     capacity: room for nodes.
-    ahead: bytes drafted at most; 0 for one model call a byte.
     sizes: rows of a model call, in ascending order; the smallest that holds
       the new nodes is taken, the last bounds them.
-    doubt: drafting stops when the nodes not yet evaluated weigh more.
     slots: `S`.
     context_length: see `Model`.
     trust_model: see `lemma.rows`.
     prunes: whether light nodes are left out (`Request.eps`).
   """
 
+  extend: Extend
   capacity: covers.Capacity
   slots: int
   context_length: int
-  ahead: int = 12
   sizes: tuple[int, ...] = (1, 2, 4, 8)
-  doubt: float = 0.75
   trust_model: bool = False
   prunes: bool = False
 
@@ -56,6 +55,24 @@ class Limits:
   def kept(self) -> int:
     """Rows that are kept of a text."""
     return self.capacity.width + self.tree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+  """What the loop is compiled for.
+
+  Attributes:
+    members: the models.
+    pool: how what they say becomes one; None for one alone.
+    ahead: bytes drafted at most; 0 for one model call a byte.
+    doubt: drafting stops when the nodes not yet evaluated weigh more, on
+      average over the models.
+  """
+
+  members: tuple[Limits, ...]
+  pool: Pool | None = None
+  ahead: int = 12
+  doubt: float = 0.75
 
 
 class Request(NamedTuple):
@@ -80,7 +97,7 @@ class Lanes(NamedTuple):
 
   Attributes:
     weight: `float32` log of the node's probability over that of the text.
-    row: `int32` which of `State.rows`, -1 if the node is not evaluated.
+    row: `int32` which of `Member.rows`, -1 if the node is not evaluated.
     attends: `bool[B, W, S]` slots of the node and its ancestors; without its
       own if it is not evaluated.
   """
@@ -90,8 +107,10 @@ class Lanes(NamedTuple):
   attends: Bool[Array, "B W S"]
 
 
-class State(NamedTuple):
-  """A batch of texts under way.
+class Member(NamedTuple):
+  """What one model knows of a batch of texts.
+
+  A model that cannot spell the text so far has no live starts.
 
   Attributes:
     nodes: all nodes since the root, `[B, ...]`.
@@ -104,20 +123,10 @@ class State(NamedTuple):
     cache: the model's.
     ending: `float32[B]` log-weight of an end of the text that no live start
       tells of; for the empty text of tokenizers that begin with a space.
-    text: `uint8[B, M]` the working text: the prompt's bytes, then those drawn.
-    read: `int32[B]` how many.
-    length: `int32[B]` how many of them were drawn.
-    logprob: `float32[B, L]` log-probs of the drawn ones, and the end's.
-    limit: `int32[B]` how many are wanted.
-    key: `key[B]` of each text.
-    guard: `int32[B]` the constraint's state.
-    status: `int32[B]` see above.
+    read: `int32[B]` bytes of its working text so far.
     kept: `float32[B]` log of the share of the text's probability that pruning
       has left.
-    calls: `int32[B]` model calls.
     peak: `int32[B]` most slots in use.
-    crowded: `bool[]` something did not fit; the last round was not committed.
-    memory: what the draft's source remembers.
   """
 
   nodes: covers.Nodes
@@ -129,6 +138,33 @@ class State(NamedTuple):
   rows: lemma.Rows
   cache: Cache
   ending: Float[Array, " B"]
+  read: Int[Array, " B"]
+  kept: Float[Array, " B"]
+  peak: Int[Array, " B"]
+
+
+class State(NamedTuple):
+  """A batch of texts under way.
+
+  Attributes:
+    members: what each model knows of them.
+    share: `float32[B, K]` logs of the models' shares (see `pooling`).
+    text: `uint8[B, M]` the first model's working text: the prompt's bytes,
+      then those drawn.
+    read: `int32[B]` how many.
+    length: `int32[B]` how many of them were drawn.
+    logprob: `float32[B, L]` log-probs of the drawn ones, and the end's.
+    limit: `int32[B]` how many are wanted.
+    key: `key[B]` of each text.
+    guard: `int32[B]` the constraint's state.
+    status: `int32[B]` see above.
+    calls: `int32[B]` model calls, of all models together.
+    crowded: `bool[]` something did not fit; the last round was not committed.
+    memory: what the draft's source remembers.
+  """
+
+  members: tuple[Member, ...]
+  share: Float[Array, "B K"]
   text: UInt8[Array, "B M"]
   read: Int[Array, " B"]
   length: Int[Array, " B"]
@@ -137,9 +173,7 @@ class State(NamedTuple):
   key: jax.Array
   guard: Int[Array, " B"]
   status: Int[Array, " B"]
-  kept: Float[Array, " B"]
   calls: Int[Array, " B"]
-  peak: Int[Array, " B"]
   crowded: Bool[Array, ""]
   memory: Any = None
 
@@ -210,10 +244,11 @@ def next_bytes(limits, tables, rows, row, place):
   return found.reshape(*row.shape, 257)
 
 
-def with_ending(state, total, at):
-  """Adds the end that no live start tells of, before the first byte."""
-  first = (at == 0) & (state.length == 0)
-  ending = jnp.where(first, state.ending, -jnp.inf)
+def with_ending(member, total, first):
+  """Adds the end that no live start tells of, where a text is at its first
+  byte.
+  """
+  ending = jnp.where(first, member.ending, -jnp.inf)
   return total.at[:, EOS].set(jnp.logaddexp(total[:, EOS], ending))
 
 

@@ -25,7 +25,8 @@ from byteprob.covers import NONE
 from byteprob.plan import Query, bucket
 from byteprob.sampling import state as states
 from byteprob.sampling import tokenloop
-from byteprob.sampling.batch import REASONS, Prompt, Reason
+from byteprob.sampling.batch import REASONS, Reason
+from byteprob.sampling.room import Prompt
 from byteprob.sampling.settings import Common, stop_strings
 from byteprob.sampling.starts import Start, draw_covers, fill, join
 from byteprob.sampling.tokendraw import How

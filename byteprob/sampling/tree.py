@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from byteprob import covers, lemma
 from byteprob.covers import NONE
-from byteprob.sampling.state import RUNNING, lane_of
+from byteprob.sampling.state import lane_of
 
 
 class Tree(NamedTuple):
@@ -33,9 +33,14 @@ class Tree(NamedTuple):
   attends: Bool[Array, "B T S"]
 
 
-def plant(limits, state, draft) -> Tree:
-  """Slots and rows for the new nodes, and what they attend to."""
-  batch = len(draft.size)
+def plant(limits, running, member, part) -> Tree:
+  """Slots and rows for the new nodes, and what they attend to.
+
+  Args:
+    limits, member, part: of one model, for all of these functions.
+    running: `bool[B]` which texts go on.
+  """
+  batch = len(running)
   size = limits.tree
 
   def one(nodes, settled, running, silent, front_node, lanes):
@@ -68,12 +73,12 @@ def plant(limits, state, draft) -> Tree:
     return there, some, slot, row, attends
 
   there, some, slot, row, attends = jax.vmap(one)(
-    draft.nodes,
-    state.settled,
-    state.status == RUNNING,
-    draft.silent,
-    state.front.node,
-    state.lanes,
+    part.nodes,
+    member.settled,
+    running,
+    part.silent,
+    member.front.node,
+    member.lanes,
   )
   return Tree(
     there=there,
@@ -97,26 +102,26 @@ def _ranked(free, some, none):
   return jnp.where(some, free[rank], none)
 
 
-def evaluate(extend, limits, tables, params, state, draft, tree):
+def evaluate(limits, tables, params, member, part, tree):
   """One model call on the new nodes; their rows go where they are kept."""
-  batch = len(draft.size)
+  batch = len(tree.some)
   each = jnp.arange(batch)[:, None]
   # Those that are evaluated stand in front.
   order = jnp.argsort(~tree.some, axis=1, stable=True)
   some, slot, row = tree.some[each, order], tree.slot[each, order], tree.row
   row, attends = row[each, order], tree.attends[each, order]
-  at = jnp.where(some, state.settled[:, None] + order, 0)
-  token = tables.token_id[draft.nodes.token[each, at]]
-  position = state.offset[:, None] + draft.nodes.depth[each, at]
+  at = jnp.where(some, member.settled[:, None] + order, 0)
+  token = tables.token_id[part.nodes.token[each, at]]
+  position = member.offset[:, None] + part.nodes.depth[each, at]
 
   stand = functools.partial(covers.standing, tables)
-  standing = jax.vmap(stand)(draft.nodes, draft.path, at)
+  standing = jax.vmap(stand)(part.nodes, part.path, at)
   kept = each * limits.kept + row
   kept = jnp.where(some, kept, batch * limits.kept)
 
   def call(size, cache):
     own = slice(0, size)
-    logits, cache = extend(
+    logits, cache = limits.extend(
       params,
       cache,
       token[:, own],
@@ -128,8 +133,8 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
     return jnp.pad(logits.astype(jnp.float32), rest), cache
 
   needed = some.sum(1).max()
-  logits, _ = jax.eval_shape(functools.partial(call, limits.tree), state.cache)
-  carry = jnp.zeros(logits.shape), state.cache, jnp.bool_(False)
+  logits, _ = jax.eval_shape(functools.partial(call, limits.tree), member.cache)
+  carry = jnp.zeros(logits.shape), member.cache, jnp.bool_(False)
   before = 0
   for size in limits.sizes:
     # A loop that runs once, or not at all: XLA would copy the whole cache into
@@ -145,7 +150,7 @@ def evaluate(extend, limits, tables, params, state, draft, tree):
     carry, before = (logits, cache, jnp.bool_(False)), size
   rows = _keep(
     functools.partial(lemma.rows, tables, trust_model=limits.trust_model),
-    state.rows,
+    member.rows,
     kept.ravel(),
     some.ravel(),
     jax.tree.map(
@@ -182,12 +187,12 @@ def _keep(make, rows, kept, some, inputs):
   )
 
 
-def weigh(limits, state, draft, tree, rows) -> Tree:
+def weigh(limits, member, part, tree, rows) -> Tree:
   """Weights of the new nodes, parents first.
 
   A node that is not evaluated may have one; its descendants have none.
   """
-  batch = len(draft.size)
+  batch = len(tree.some)
 
   def one(nodes, settled, front_node, lanes, row, there, some, token):
     at = settled + jnp.arange(limits.tree, dtype=jnp.int32)
@@ -210,10 +215,10 @@ def weigh(limits, state, draft, tree, rows) -> Tree:
     return jax.lax.fori_loop(0, limits.tree, grow, start)
 
   weight = jax.vmap(one)(
-    draft.nodes,
-    state.settled,
-    state.front.node,
-    state.lanes,
+    part.nodes,
+    member.settled,
+    member.front.node,
+    member.lanes,
     tree.row,
     tree.there,
     tree.some,
