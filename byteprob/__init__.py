@@ -5,10 +5,12 @@ from byteprob.errors import (
   CheckpointError,
   ConstraintError,
   DownloadError,
+  MeshError,
   PromptError,
   UnsupportedTokenizerError,
 )
 from byteprob.lm import ByteLM, load
+from byteprob.mesh import make_mesh
 from byteprob.scoring import list_nodes as nodes
 from byteprob.types import EOS
 
@@ -19,8 +21,10 @@ __all__ = [
   "CheckpointError",
   "ConstraintError",
   "DownloadError",
+  "MeshError",
   "PromptError",
   "UnsupportedTokenizerError",
   "load",
+  "make_mesh",
   "nodes",
 ]
