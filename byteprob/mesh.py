@@ -93,7 +93,33 @@ def beside(params: Any, tree: Any) -> Any:
     params: a model's parameters, on a mesh or not.
     tree: arrays.
   """
-  sharding = getattr(next(iter(jax.tree.leaves(params)), None), "sharding", 0)
-  if isinstance(sharding, NamedSharding):
-    return jax.device_put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
-  return jax.tree.map(jnp.asarray, tree)
+  mesh = _mesh_of(params)
+  if mesh is None:
+    return jax.tree.map(jnp.asarray, tree)
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split(params: Any, tree: Any, batch: int) -> Any:
+  """Arrays of texts side by side, the texts over `data` if it divides them.
+
+  Args:
+    params: a model's parameters, on a mesh or not; then nothing is done.
+    tree: arrays, the first axis of each a multiple of the batch; or scalars.
+    batch: number of texts.
+  """
+  mesh = _mesh_of(params)
+  if mesh is None:
+    return tree
+  axis = None if batch % mesh.shape["data"] else "data"
+  return jax.tree.map(
+    lambda leaf: jax.device_put(
+      leaf, NamedSharding(mesh, PartitionSpec(*[axis][: leaf.ndim]))
+    ),
+    tree,
+  )
+
+
+def _mesh_of(params: Any) -> Mesh | None:
+  leaf = next(iter(jax.tree.leaves(params)), None)
+  sharding = getattr(leaf, "sharding", None)
+  return sharding.mesh if isinstance(sharding, NamedSharding) else None

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from byteprob import constraints, covers, scoring
 from byteprob.constraints import Constraint
+from byteprob.mesh import split
 from byteprob.plan import Query, bucket, pad_texts
 from byteprob.rules.common import NONE
 from byteprob.sampling import loop
@@ -262,7 +263,7 @@ def _begin(model, tables, prompts, settings, trust_model):
     peak=jnp.zeros(batch, jnp.int32),
     crowded=jnp.bool_(False),
   )
-  return limits, state
+  return limits, split(model.params, state, batch)
 
 
 def _compact(
