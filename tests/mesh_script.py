@@ -131,7 +131,7 @@ def check_loading() -> None:
   made = dataclasses.replace(config(40_960), qkv_bias=False, mlp_bias=False)
   made = dataclasses.replace(made, tied=True)
   params = decoder.init_params(made, jax.random.key(0))
-  markers = _data.Markers(0, 1, 2, 3, 4)
+  markers = _data.Markers(start=0, end=1, prefix=2, suffix=3, middle=4)
   tensors = _export.llama_tensors(made, params)
   mesh = byteprob.make_mesh("data:2,model:4")
   with tempfile.TemporaryDirectory() as name:
@@ -143,7 +143,7 @@ def check_loading() -> None:
     models.load_model(directory, "bfloat16", mesh)  # Imports are not counted.
     tracemalloc.start()
     found = models.load_model(directory, "bfloat16", mesh).params
-    peak = tracemalloc.get_traced_memory()[1]
+    kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
   embedding = found["embed"]["embedding"]
   assert embedding.dtype == jax.numpy.bfloat16
@@ -152,8 +152,8 @@ def check_loading() -> None:
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
   # A part as it is in the file, in float32, and as it is sent; the whole is
-  # four times as much.
-  assert peak < 1.2 * embedding.size / 4 * (2 + 4 + 2), peak
+  # four times as much. (The parts sent are the CPU devices' memory.)
+  assert peak - kept < 1.2 * embedding.size / 4 * (2 + 4 + 2), (peak, kept)
 
 
 def check_billion() -> None:
