@@ -6,10 +6,12 @@ from byteprob.errors import (
   CheckpointError,
   ConstraintError,
   DownloadError,
+  MeshError,
   PromptError,
   UnsupportedTokenizerError,
 )
 from byteprob.lm import ByteLM, load
+from byteprob.mesh import make_mesh
 from byteprob.scoring import list_nodes as nodes
 from byteprob.types import EOS
 
@@ -21,8 +23,10 @@ __all__ = [
   "ConstraintError",
   "DownloadError",
   "Ensemble",
+  "MeshError",
   "PromptError",
   "UnsupportedTokenizerError",
   "load",
+  "make_mesh",
   "nodes",
 ]

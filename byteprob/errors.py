@@ -23,3 +23,7 @@ class DownloadError(ByteprobError):
 
 class ConstraintError(ByteprobError):
   """A pattern that no byte automaton can be made of."""
+
+
+class MeshError(ByteprobError):
+  """A mesh that the devices or the model do not allow."""

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from byteprob import distributions, hub, models, prompt, sampling, scoring
 from byteprob.bytemodel import ByteModel
 from byteprob.errors import CheckpointError, PromptError
+from byteprob.mesh import beside
 from byteprob.plan import take
 from byteprob.prompt import Context
 from byteprob.sampling import starts, tokenwise
@@ -29,6 +30,7 @@ def load(
   dtype: Literal["float32", "bfloat16"] = "float32",
   validity: Validity = "exact",
   utf8: Literal["strict", "any"] = "strict",
+  mesh: Mesh | None = None,
 ) -> "ByteLM":
   """Loads a tokenized language model as a language model over bytes.
 
@@ -41,15 +43,19 @@ def load(
       each byte is normalized over all bytes).
     utf8: "strict": the model writes UTF-8; "any": any bytes, for tokenizers
       whose tokens are bytes.
+    mesh: devices that share the model, from `byteprob.make_mesh`; each reads
+      its own part of the weights. Texts side by side are split over its axis
+      `data` where that divides their number.
 
   Raises:
     DownloadError: there is no such model, or it cannot be fetched.
     CheckpointError: its files are broken.
     UnsupportedTokenizerError: its tokenizer cannot be compiled exactly.
+    MeshError: the mesh cannot split it.
   """
   path = hub.resolve(name_or_path)
   tables = load_tables(path, utf8)
-  return ByteLM(models.load_model(path, dtype), tables, validity)
+  return ByteLM(models.load_model(path, dtype, mesh), tables, validity)
 
 
 class ByteLM(ByteModel):
@@ -59,7 +65,7 @@ class ByteLM(ByteModel):
 
   Attributes:
     model: the token-level model.
-    tables: the compiled tokenizer, on the device.
+    tables: the compiled tokenizer, on the model's devices.
     validity: see `load`.
   """
 
@@ -84,8 +90,8 @@ class ByteLM(ByteModel):
       )
     info = dataclasses.replace(tables.info, start_ids=_start_ids(tables))
     self.model = model
-    self.tables: Tables = jax.tree.map(
-      jnp.asarray, dataclasses.replace(tables, info=info)
+    self.tables: Tables = beside(
+      model.params, dataclasses.replace(tables, info=info)
     )
     self.validity = validity
 

@@ -10,12 +10,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from byteprob.models import decoder, fields
+from byteprob.models import decoder, fields, sharding
 from byteprob.models.config import DecoderConfig
 from byteprob.types import Params
 
 Dtype = Literal["float32", "bfloat16"]
+
+Index = tuple[slice, ...]
 
 HEAD = "head/weight"
 EMBEDDING = "embed/embedding"
@@ -28,10 +31,13 @@ class Source:
   Attributes:
     shape: its shape.
     read: returns it as `float32`; may be a view of a file.
+    part: returns the part of it that an index says, as `float32`, without
+      reading the rest; `None` if it must be read whole.
   """
 
   shape: tuple[int, ...]
   read: Callable[[], np.ndarray]
+  part: Callable[[Index], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,6 +123,7 @@ def assemble(
   *,
   where: object,
   problems: list[str],
+  mesh: Mesh | None = None,
 ) -> Params:
   """The parameters of `config`, each filled by exactly one tensor.
 
@@ -127,6 +134,9 @@ def assemble(
     dtype: of the result, but for the norms' float32.
     where: the file or directory, for messages.
     problems: faults found so far, raised together with those found here.
+    mesh: where they go. Each device's part of a tensor is read, converted and
+      sent on its own, if the file's format allows it; else one tensor is in
+      the host's memory at a time.
 
   Returns:
     The parameters, as `decoder.init_params` gives them.
@@ -135,7 +145,10 @@ def assemble(
     CheckpointError: once, with all faults: tensors that no rule maps, that
       have the wrong shape, or that compete; parameters that no tensor fills;
       a separate output matrix beside a tied embedding; numbers not finite.
+    MeshError: the mesh cannot split the model.
   """
+  if mesh is not None:
+    sharding.check(config, mesh)
   if len(config.layers) > len(sources):
     # Nothing is built for layers that cannot be there.
     problems.append(
@@ -176,12 +189,15 @@ def assemble(
 
   flat: dict[str, jax.Array] = {}
   for name, rule in plan.items():
-    x = sources[name].read()
-    if not _finite(x):
+    try:
+      if mesh is None:
+        parts = rule.apply(_checked(sources[name].read()))
+        for path, part in zip(rule.targets, parts, strict=True):
+          flat[path] = jnp.asarray(_convert(path, part, dtype))
+      else:
+        flat |= _spread(config, sources[name], rule, dtype, mesh)
+    except FloatingPointError:
       problems.append(f"tensor {name} has numbers that are not finite")
-      continue
-    for path, part in zip(rule.targets, rule.apply(x), strict=True):
-      flat[path] = _place(path, part, dtype)
   fields.fail(where, problems)
   if config.tied and HEAD in flat:
     head = flat.pop(HEAD)
@@ -223,16 +239,65 @@ def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
   return shapes
 
 
-def _finite(x: np.ndarray) -> bool:
+def _checked(x: np.ndarray) -> np.ndarray:
+  """`x` itself; raises `FloatingPointError` if it has NaN or infinity."""
   # A sum is finite if all are, unless it overflows: then look at each.
   with np.errstate(over="ignore", invalid="ignore"):
-    return bool(np.isfinite(np.sum(x)) or np.all(np.isfinite(x)))
+    if not (np.isfinite(np.sum(x)) or np.all(np.isfinite(x))):
+      raise FloatingPointError
+  return x
 
 
-def _place(path: str, x: np.ndarray, dtype: Dtype) -> jax.Array:
+def _convert(path: str, x: np.ndarray, dtype: Dtype) -> np.ndarray:
   kind = decoder.param_dtype(path.split("/"), jnp.dtype(dtype))
   # A copy in any case: JAX may keep the array, which may be part of a file.
-  return jnp.asarray(np.array(x, dtype=kind, order="C"))
+  return np.array(x, dtype=kind, order="C")
+
+
+def _spread(
+  config: DecoderConfig, source: Source, rule: Rule, dtype: Dtype, mesh: Mesh
+) -> dict[str, jax.Array]:
+  """The targets of one tensor, by path, each on the devices of a mesh."""
+  shape = rule.shape(source.shape)
+  read = _reader(source, rule, shape)
+  found = {}
+  for number, path in enumerate(rule.targets):
+    where = sharding.of_param(config, mesh, path, len(shape))
+    # Devices with the same part are sent one copy.
+    owners: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    for device, index in where.addressable_devices_indices_map(shape).items():
+      bounds = (s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
+      owners.setdefault(tuple(bounds), []).append(device)
+    arrays: list[jax.Array] = []
+    for bounds, devices in owners.items():
+      part = _checked(read(number, tuple(slice(*pair) for pair in bounds)))
+      part = _convert(path, part, dtype)
+      arrays += [jax.device_put(part, device) for device in devices]
+      # Before the next part is read, this one's memory is free.
+      jax.block_until_ready(arrays)
+    found[path] = jax.make_array_from_single_device_arrays(shape, where, arrays)
+  return found
+
+
+def _reader(
+  source: Source, rule: Rule, shape: tuple[int, ...]
+) -> Callable[[int, Index], np.ndarray]:
+  """What reads a part of a target, given the target's number."""
+  if source.part is None or rule.interleaved:
+    whole = rule.apply(source.read())
+    return lambda number, index: whole[number][index]
+  alone = dataclasses.replace(rule, targets=rule.targets[:1])
+
+  def read(number: int, index: Index) -> np.ndarray:
+    if len(rule.targets) > 1:
+      first, *rest = index
+      shift = number * shape[0]
+      index = (slice(first.start + shift, first.stop + shift), *rest)
+    if rule.transpose:
+      index = index[::-1]
+    return alone.apply(source.part(index))[0]
+
+  return read
 
 
 def _nest(flat: Mapping[str, jax.Array]) -> Params:

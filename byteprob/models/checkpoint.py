@@ -3,30 +3,40 @@
 import os
 import pathlib
 
+from jax.sharding import Mesh
+
 from byteprob import errors
-from byteprob.models import decoder, gguf, hf
+from byteprob.models import decoder, gguf, hf, sharding
 from byteprob.models.assemble import Dtype
 from byteprob.models.info import CheckpointInfo
 from byteprob.types import Model
 
 
-def load_model(path: str | os.PathLike[str], dtype: Dtype = "float32") -> Model:
+def load_model(
+  path: str | os.PathLike[str],
+  dtype: Dtype = "float32",
+  mesh: Mesh | None = None,
+) -> Model:
   """Reads a model from a Hugging Face directory or a GGUF file.
 
   Args:
     path: a directory with `config.json` and safetensors files (see `load_hf`)
       or a GGUF file (see `load_gguf`).
     dtype: of the parameters and the cache.
+    mesh: where the parameters go, each device's part straight to it.
 
   Returns:
-    The model, its parameters on the default device.
+    The model, its parameters on the mesh or the default device.
 
   Raises:
     CheckpointError: there is nothing at `path`, or it cannot be loaded.
+    MeshError: the mesh cannot split the model.
   """
   path = pathlib.Path(path)
   load = hf.load_hf if _is_directory(path) else gguf.load_gguf
-  config, params = load(path, dtype)
+  config, params = load(path, dtype, mesh)
+  if mesh is not None:
+    return sharding.make_model(config, params, mesh, dtype)
   return decoder.make_model(config, params, dtype)
 
 

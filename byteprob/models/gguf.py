@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from byteprob import errors
 from byteprob.models import assemble, config, fields, gguf_file
@@ -39,7 +40,9 @@ _EXPECTED: Mapping[str, Any] = {
 
 
 def load_gguf(
-  path: str | os.PathLike[str], dtype: Dtype = "float32"
+  path: str | os.PathLike[str],
+  dtype: Dtype = "float32",
+  mesh: Mesh | None = None,
 ) -> tuple[DecoderConfig, Params]:
   """Reads a model from one GGUF file.
 
@@ -50,6 +53,7 @@ def load_gguf(
   Args:
     path: the file.
     dtype: of the parameters; those of norms are always float32.
+    mesh: see `assemble.assemble`.
 
   Returns:
     The config, and parameters for `byteprob.models.extend`.
@@ -57,6 +61,7 @@ def load_gguf(
   Raises:
     CheckpointError: the file is missing, broken, of an unknown kind, or does
       not fit; the message lists all that was found.
+    MeshError: the mesh cannot split the model.
   """
   assemble.check_dtype(dtype)
   path = pathlib.Path(path)
@@ -74,6 +79,7 @@ def load_gguf(
     dtype,
     where=path,
     problems=problems,
+    mesh=mesh,
   )
   return config, params
 

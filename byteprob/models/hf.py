@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy  # noqa: F401  # Teaches NumPy bfloat16, for safetensors.
 import numpy as np
 import safetensors
+from jax.sharding import Mesh
 
 from byteprob import errors
 from byteprob.models import assemble, fields, hf_config, hf_names
@@ -90,7 +91,9 @@ _AROUND_GEMMA3_TEXT = frozenset(
 
 
 def load_hf(
-  directory: str | os.PathLike[str], dtype: Dtype = "float32"
+  directory: str | os.PathLike[str],
+  dtype: Dtype = "float32",
+  mesh: Mesh | None = None,
 ) -> tuple[DecoderConfig, Params]:
   """Reads a model from `config.json` and safetensors files.
 
@@ -102,6 +105,7 @@ def load_hf(
   Args:
     directory: as `save_pretrained` writes it or the hub serves it.
     dtype: of the parameters; those of norms are always float32.
+    mesh: see `assemble.assemble`.
 
   Returns:
     The config, and parameters for `byteprob.models.extend`.
@@ -109,6 +113,7 @@ def load_hf(
   Raises:
     CheckpointError: something is missing, broken, or does not fit; the
       message lists all that was found.
+    MeshError: the mesh cannot split the model.
   """
   assemble.check_dtype(dtype)
   directory = pathlib.Path(directory)
@@ -123,6 +128,7 @@ def load_hf(
     dtype,
     where=directory,
     problems=problems,
+    mesh=mesh,
   )
   return config, params
 
@@ -301,8 +307,15 @@ def _open_file(path: pathlib.Path) -> dict[str, Source]:
   def read(name):
     return np.asarray(file.get_tensor(name)).astype(np.float32, copy=False)
 
+  def part(name, index):
+    return np.asarray(slices[name][index]).astype(np.float32, copy=False)
+
   return {
-    name: Source(shape=shape, read=functools.partial(read, name))
+    name: Source(
+      shape=shape,
+      read=functools.partial(read, name),
+      part=functools.partial(part, name),
+    )
     for name, shape in shapes.items()
   }
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from byteprob import constraints
 from byteprob.constraints import Constraint
+from byteprob.mesh import split
 from byteprob.pooling import Pool
 from byteprob.sampling import loop, room
 from byteprob.sampling import state as states
@@ -120,6 +121,7 @@ class Sampler:
     )
     members = tuple(member for _, member in begun)
     state = room.begin(readers[0].prompts, members, share, settings)
+    state = split(self.params, state, len(readers[0].prompts))
     if constraint is not None and constraints.complete(constraint, 0):
       state = state._replace(
         status=jnp.full_like(state.status, states.COMPLETE)
