@@ -6,10 +6,12 @@ An experiment writes to one directory, its workdir:
   env.json        what it ran on, at its latest start
   *.jsonl         one record a line, in the order that they were made
   figures/        drawn from the above, without a device
+  writer-*        which processes write there now (see `_job.py`)
 
 Only the first process of a job writes, but for records that each has of its
 own. Every file but the `*.jsonl` appears whole or not at all; those grow by
-whole lines.
+whole lines. A workdir may be in an object store (`gs://bucket/run`), where
+files cannot grow and are written anew.
 """
 
 import contextlib
@@ -24,17 +26,19 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import tqdm
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 import byteprob
 from byteprob import store
+from experiments import _job
 
 PACKAGES = (
   "byteprob",
@@ -50,7 +54,7 @@ PACKAGES = (
 
 
 def define_flags(config: str) -> tuple[flags.FlagHolder, flags.FlagHolder]:
-  """Declares `--config`, `--workdir` and `--distributed`.
+  """Declares `--config`, `--workdir`, `--mesh` and the flags of a job.
 
   Args:
     config: path of the default configuration file.
@@ -58,17 +62,37 @@ def define_flags(config: str) -> tuple[flags.FlagHolder, flags.FlagHolder]:
   Returns:
     The holders of `--config` and of `--workdir`.
   """
-  flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Join the other processes of this job (jax.distributed.initialize).",
-  )
+  _job.define_flags()
+  define_mesh()
   return (
     config_flags.DEFINE_config_file(
       "config", config, "What to do.", lock_config=True
     ),
     flags.DEFINE_string("workdir", None, "Where to write.", required=True),
   )
+
+
+def define_mesh() -> None:
+  """Declares `--mesh`."""
+  flags.DEFINE_string(
+    "mesh", None, "Split the model over devices: data:2,model:4."
+  )
+
+
+def mesh(
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Mesh | None:
+  """The mesh that `--mesh` asks for; None without.
+
+  Args:
+    devices: see `byteprob.make_mesh`.
+
+  Raises:
+    MeshError: there is no such mesh.
+  """
+  known = flags.FLAGS.is_parsed() and "mesh" in flags.FLAGS
+  shape = flags.FLAGS.mesh if known else None
+  return byteprob.make_mesh(shape, devices) if shape else None
 
 
 def main(run: Callable[[], None], *mistakes: type[Exception]) -> None:
@@ -117,10 +141,14 @@ def forget_compiled(most: int = 30_000) -> None:
     gc.collect()
 
 
-def start() -> None:
-  """Sets up logging and, if asked for, the job. Call it before any JAX."""
-  if flags.FLAGS.distributed:
-    jax.distributed.initialize()
+def start(workdir: "Workdir", *, restarts: bool = False) -> None:
+  """Sets up logging and, if asked for, the job. Call it before any JAX.
+
+  Args:
+    workdir: the run's.
+    restarts: see `_job.join`.
+  """
+  _job.join(workdir.path, restarts=restarts)
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   # Thirty lines for every checkpoint.
@@ -145,9 +173,13 @@ class Workdir:
   """
 
   def __init__(self, path: str | os.PathLike[str]):
-    self.path = pathlib.Path(path).expanduser().absolute()
+    if "://" in os.fspath(path):
+      self.path = epath.Path(path)
+    else:
+      self.path = pathlib.Path(path).expanduser().absolute()
+    self._lock: Any = None
 
-  def __truediv__(self, name: str) -> pathlib.Path:
+  def __truediv__(self, name: str) -> epath.Path:
     return self.path / name
 
   def begin(self, config: ml_collections.ConfigDict) -> None:
@@ -155,8 +187,10 @@ class Workdir:
 
     Raises:
       SystemExit: the directory belongs to a run with another configuration,
-        which must not be mixed with this one.
+        which must not be mixed with this one; or another job writes there.
     """
+    self.path.mkdir(parents=True, exist_ok=True)
+    self._lock = self._lock or _job.hold(self.path)
     asked = json.loads(config.to_json_best_effort())
     path = self / "config.json"
     if path.exists() and (found := json.loads(path.read_text())) != asked:
@@ -181,23 +215,28 @@ class Workdir:
     self, name: str, record: dict[str, Any], *, by_all: bool = False
   ) -> None:
     """Adds a line to a `.jsonl` file, which may be this process's own."""
-    if by_all or is_writer():
-      with (self / name).open("a", encoding="utf-8") as file:
-        # One write, so that a line is there or is not.
-        file.write(json.dumps(record) + "\n")
+    if not (by_all or is_writer()):
+      return
+    path, line = self / name, json.dumps(record) + "\n"
+    if _job.is_remote(path):
+      path.write_text((path.read_text() if path.exists() else "") + line)
+      return
+    with path.open("a", encoding="utf-8") as file:
+      # One write, so that a line is there or is not.
+      file.write(line)
 
   def records(self, name: str) -> list[dict[str, Any]]:
     """Reads a `.jsonl` file; an unfinished last line is left out."""
     path = self / name
     if not path.exists():
       return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_bytes().decode().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
   def mend(self, name: str) -> None:
     """Drops the unfinished last line that a kill may leave in a file."""
     path = self / name
-    if path.exists():
+    if path.exists() and not _job.is_remote(path):
       data = path.read_bytes()
       if not data.endswith(b"\n"):
         with path.open("r+b") as file:
@@ -210,16 +249,22 @@ class Workdir:
     """
     if is_writer() and (self / name).exists():
       kept = [r for r in self.records(name) if r["step"] <= step]
-      with store.atomic_path(self / name) as part:
-        part.write_text(
-          "".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8"
-        )
+      write_text(self / name, "".join(json.dumps(r) + "\n" for r in kept))
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: epath.Path, value: Any) -> None:
   """Writes indented JSON, whole or not at all."""
+  write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: epath.Path, text: str) -> None:
+  """Writes a file, whole or not at all."""
+  if _job.is_remote(path):
+    # There a file appears when it is closed.
+    path.write_text(text)
+    return
   with store.atomic_path(path) as part:
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

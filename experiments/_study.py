@@ -3,28 +3,38 @@
 Each example becomes one record in `results.jsonl`, and an example that has one
 is not asked again. The processes of a job share the examples, and each writes
 a file of its own (`results-1.jsonl` is the second's); how many there are may
-change from one start to the next. The summary is made of the records and the
-figures of the summary, so that both can be made again where there is neither
-model nor device (`--redraw`). `--results=results/bias/smollm2` keeps what is
-small: `smollm2.json` and `smollm2-*.png`.
+change from one start to the next. They do not wait for one another, but for
+the first, which makes the summary when all records are there: one that has
+died can be started again while the others go on (if it is the first, all are).
+
+The summary is made of the records and the figures of the summary, so that both
+can be made again where there is neither model nor device (`--redraw`).
+`--results=results/bias/smollm2` keeps what is small: `smollm2.json` and
+`smollm2-*.png`.
 """
 
 import dataclasses
 import json
 import pathlib
-import shutil
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import ml_collections
-from absl import flags
-from jax.experimental import multihost_utils
+from absl import flags, logging
+from etils import epath
 
+import byteprob
 from experiments import _plots, _runtime
 
 Record = dict[str, Any]
 Summary = dict[str, Any]
+
+_LOOK_EVERY = 1.0
+_PATIENCE = 3600.0
+"""Seconds between two looks for the others' records, and how long there may be
+no new one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,9 +79,10 @@ def main(config: str, study: Study, *mistakes: type[Exception]) -> None:
       found = json.loads((directory / "config.json").read_text())
       finish(directory, ml_collections.ConfigDict(found), study, results.value)
       return
-    _runtime.start()
+    _runtime.start(directory, restarts=True)
     collect(directory, asked.value, study)
     if _runtime.is_writer():
+      wait_for_all(directory, study.examples(asked.value))
       finish(directory, asked.value, study, results.value)
 
   _runtime.main(run, *mistakes)
@@ -97,7 +108,27 @@ def collect(
         workdir.append(own, {"example": name, **one(name)}, by_all=True)
         bar.advance(name)
         _runtime.forget_compiled()
-  multihost_utils.sync_global_devices("records")
+
+
+def wait_for_all(workdir: _runtime.Workdir, names: Sequence[str]) -> None:
+  """Waits until the job's other processes have made their records.
+
+  Raises:
+    ByteprobError: there has been no new one for long.
+  """
+  left, since = len(names), time.monotonic()
+  while missing := sorted(set(names) - records_of(workdir).keys()):
+    if len(missing) < left:
+      left, since = len(missing), time.monotonic()
+      logging.info("waiting for %d examples of other processes", left)
+    if time.monotonic() - since > _PATIENCE:
+      owner = names.index(missing[0]) % jax.process_count()
+      raise byteprob.ByteprobError(
+        f"{left} examples have no record ({missing[0]} is process {owner}'s),"
+        f" and there has been no new one for {_PATIENCE:g} s; look at that"
+        " process, or start the job again: what there is is kept"
+      )
+    time.sleep(_LOOK_EVERY)
 
 
 def records_of(workdir: _runtime.Workdir) -> dict[str, Record]:
@@ -145,13 +176,15 @@ def finish(
       },
     )
     for figure in sorted(figures.glob("*.png")):
-      shutil.copyfile(figure, kept.with_name(f"{kept.name}-{figure.name}"))
+      copy = kept.with_name(f"{kept.name}-{figure.name}")
+      copy.write_bytes(figure.read_bytes())
 
 
-def save(figures: dict[str, Any], directory: pathlib.Path) -> None:
+def save(figures: dict[str, Any], directory: epath.Path) -> None:
   """Saves figures by their names, and closes them."""
   pyplot = _plots.pyplot()
   directory.mkdir(parents=True, exist_ok=True)
   for name, figure in figures.items():
-    figure.savefig(directory / f"{name}.png", dpi=160)
+    with (directory / f"{name}.png").open("wb") as file:
+      figure.savefig(file, format="png", dpi=160)
     pyplot.close(figure)

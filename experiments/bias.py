@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 import byteprob
-from experiments import _estimates, _plots, _study, _texts, _tokenwise
+from experiments import (
+  _estimates,
+  _plots,
+  _runtime,
+  _study,
+  _texts,
+  _tokenwise,
+)
 
 FARTHEST = 8
 """Distances from a token's end from here on are told together."""
@@ -110,7 +117,7 @@ def examples(config) -> list[str]:
 
 def begin(config) -> Callable[[str], _study.Record]:
   """Loads the model."""
-  lm = byteprob.load(config.model, dtype=config.dtype)
+  lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
 
   @functools.cache
   def texts(name: str) -> list[bytes]:

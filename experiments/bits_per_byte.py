@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import byteprob
-from experiments import _estimates, _plots, _study, _texts, _tokenwise
+from experiments import (
+  _estimates,
+  _plots,
+  _runtime,
+  _study,
+  _texts,
+  _tokenwise,
+)
 
 
 @functools.cache
@@ -64,7 +71,7 @@ def examples(config) -> list[str]:
 
 def begin(config) -> Callable[[str], _study.Record]:
   """Loads the model."""
-  lm = byteprob.load(config.model, dtype=config.dtype)
+  lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
   texts = documents(config.data, config.size, config.most)
 
   def one(example: str) -> _study.Record:

@@ -22,7 +22,14 @@ import jax
 import numpy as np
 
 import byteprob
-from experiments import _estimates, _plots, _study, _texts, _tokenwise
+from experiments import (
+  _estimates,
+  _plots,
+  _runtime,
+  _study,
+  _texts,
+  _tokenwise,
+)
 
 METHODS = ("byte", "cover", "token", "healing", "alignment")
 SCORE, LONG = "score", "long"
@@ -95,7 +102,7 @@ def examples(config) -> list[str]:
 
 def begin(config) -> Callable[[str], _study.Record]:
   """Loads the model."""
-  lm = byteprob.load(config.model, dtype=config.dtype)
+  lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
   all_cuts = functools.cache(lambda name: cuts(name, config))
   settings = config.settings.to_dict()
   ready: set[tuple[str | int, ...]] = set()

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import byteprob
-from experiments import _plots, _study, _texts, _timing
+from experiments import _plots, _runtime, _study, _texts, _timing
 
 METHODS = {
   "byte by byte": {"ahead": 0},
@@ -40,7 +40,7 @@ def examples(config) -> list[str]:
 
 def begin(config) -> Callable[[str], _study.Record]:
   """Loads the model."""
-  lm = byteprob.load(config.model, dtype=config.dtype)
+  lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
 
   def one(example: str) -> _study.Record:
     text, method, size = example.split("|")

@@ -26,9 +26,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+import byteprob
 from byteprob import store
+from byteprob.models import sharding
 from experiments import (
   _corpus,
   _data,
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> None:
   if _FIGURES_ONLY.value:
     _export.draw(workdir)
     return
-  _runtime.start()
+  _runtime.start(workdir)
   recipe = _lm.recipe_of(_CONFIG.value)
   workdir.begin(_CONFIG.value)
   if _runtime.is_writer():
@@ -136,19 +138,23 @@ def train(workdir: _runtime.Workdir, recipe: _lm.Recipe) -> Any:
   Returns:
     The parameters.
   """
-  # All devices of the job hold the model; each reads its part of a batch.
-  mesh = Mesh(np.asarray(jax.devices()), ("data",))
-  everywhere = NamedSharding(mesh, PartitionSpec())
+  # Without a mesh all devices of the job hold the model, and each reads its
+  # part of a batch.
+  devices = jax.devices()
+  mesh = _runtime.mesh(devices)
+  mesh = mesh or byteprob.make_mesh({"data": len(devices)}, devices)
+  sharding.check(recipe.model, mesh)
   read = _batches(workdir, recipe, NamedSharding(mesh, PartitionSpec("data")))
   valid = _load_rows(workdir, "valid")[: recipe.valid_rows]
-  begin = jax.jit(
-    functools.partial(_lm.init_state, recipe), out_shardings=everywhere
-  )
+  begin = functools.partial(_lm.init_state, recipe)
+  where = sharding.of_params(recipe.model, mesh, jax.eval_shape(begin))
+  begin = jax.jit(begin, out_shardings=where)
   with _checkpoints(workdir) as manager:
     if first := manager.latest_step() or 0:
       target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
         jax.eval_shape(begin),
+        where,
       )
       state = manager.restore(first, args=ocp.args.StandardRestore(target))
       logging.info("resuming after step %d", first)
@@ -178,7 +184,7 @@ def train(workdir: _runtime.Workdir, recipe: _lm.Recipe) -> Any:
           workdir.append("valid.jsonl", {**record, "valid": total / count})
         if done % recipe.save_every == 0 or done == recipe.steps:
           manager.save(done, args=ocp.args.StandardSave(state))
-  return state["params"]
+  return jax.device_put(state["params"], NamedSharding(mesh, PartitionSpec()))
 
 
 def _batches(

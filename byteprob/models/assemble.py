@@ -156,7 +156,7 @@ def assemble(
       f"{len(sources)} tensors; fetch it again"
     )
     fields.fail(where, problems)
-  shapes = _shapes(config)
+  shapes = shapes_of(config)
   plan: dict[str, Rule] = {}
   filled: dict[str, str] = {}
   for name, source in sources.items():
@@ -221,7 +221,7 @@ def _match(name: str, table: Sequence[Rule]) -> Rule | None:
   return None
 
 
-def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def shapes_of(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
   """The shape of every parameter, by its path."""
   # Layers differ in what they compute, not in their parameters: one stands
   # for all, where tracing each would take a second in all.

@@ -133,6 +133,20 @@ def load_hf(
   return config, params
 
 
+def read_hf_config(path: str | os.PathLike[str]) -> DecoderConfig:
+  """Reads a `config.json`, or that of a directory, without any weights.
+
+  Raises:
+    CheckpointError: as `load_hf`, of the config.
+  """
+  path = pathlib.Path(path)
+  path = path / "config.json" if path.is_dir() else path
+  problems: list[str] = []
+  _, config = _read_config(path.parent, _read_json(path), problems)
+  fields.fail(path, problems)
+  return config
+
+
 def read_hf_info(directory: str | os.PathLike[str]) -> CheckpointInfo:
   """Reads what a checkpoint says about its special tokens.
 

@@ -118,6 +118,15 @@ def of_params(config: DecoderConfig, mesh: Mesh, tree: Any) -> Any:
   return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
+def of_cache(config: DecoderConfig, mesh: Mesh, batch: int) -> Any:
+  """Shardings of a cache: texts over `data`, key heads over `model`."""
+  heads = named(config, mesh, ("batch", None, "kv_heads"), batch)
+  return {
+    "layers": [{"k": heads, "v": heads} for _ in config.layers],
+    "positions": named(config, mesh, ("batch",), batch),
+  }
+
+
 def make_model(
   config: DecoderConfig,
   params: Params,
@@ -177,13 +186,5 @@ def _pin(config, mesh, batch, x, *names):
 
 
 def _pin_cache(config, mesh, cache):
-  """A cache laid out: texts over `data`, key heads over `model`."""
-  batch = len(cache["positions"])
-  pin = functools.partial(_pin, config, mesh, batch)
-  return {
-    "layers": [
-      {k: pin(leaf, "batch", None, "kv_heads") for k, leaf in layer.items()}
-      for layer in cache["layers"]
-    ],
-    "positions": pin(cache["positions"], "batch"),
-  }
+  where = of_cache(config, mesh, len(cache["positions"]))
+  return jax.lax.with_sharding_constraint(cache, where)

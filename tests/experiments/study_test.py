@@ -100,9 +100,6 @@ def test_processes_share_the_examples_however_many(
   asked: list[str] = []
   with pytest.raises(KeyboardInterrupt):
     _study.collect(workdir, CONFIG, study(asked, stop_at="3"))
-  monkeypatch.setattr(
-    _study.multihost_utils, "sync_global_devices", lambda name: None
-  )
   monkeypatch.setattr(_study.jax, "process_count", lambda: count)
   for index in reversed(range(count)):
     monkeypatch.setattr(_study.jax, "process_index", lambda k=index: k)
