@@ -1,5 +1,6 @@
 """Exact byte-level probabilities from tokenized language models."""
 
+from byteprob import infill
 from byteprob.errors import (
   ByteprobError,
   CheckpointError,
@@ -21,6 +22,7 @@ __all__ = [
   "DownloadError",
   "PromptError",
   "UnsupportedTokenizerError",
+  "infill",
   "load",
   "nodes",
 ]
