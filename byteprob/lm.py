@@ -391,7 +391,7 @@ class ByteLM:
         "to fill in the middle, draft must be 'rows' or 'look_up': another"
         " model has other tokens in its prompts"
       )
-    form, lm = self._infiller(family)
+    form, lm = self.infiller(family)
     contexts = [form.context(*pair, order) for pair in pairs]
     if method == "byte":
       return lm.sample(contexts, key, max_bytes, **settings)
@@ -420,14 +420,25 @@ class ByteLM:
       PromptError: the model has no tokens to fill in the middle, or a part
         cannot be expressed in its tokens.
     """
-    form, lm = self._infiller(family)
+    form, lm = self.infiller(family)
     cut = lm._cut(form.context(prefix, suffix, order), middle)[-1]
     (score,) = lm._score([cut.query])
     own = _own_bytes(cut, score) if cut.counted else np.zeros(0, np.float32)
     return np.append(own, lm._next([cut], [score])[0][EOS])
 
-  def _infiller(self, family) -> tuple[Format, "ByteLM"]:
-    """How to ask for a middle, and the model whose texts end as it does."""
+  def infiller(
+    self, family: str | Family | None = None
+  ) -> tuple[Format, "ByteLM"]:
+    """How this model is asked for middles, and the model that ends as they do.
+
+    The two are what `infill` is made of: `lm.sample([form.context(...)])`.
+
+    Args:
+      family: see `infill_batch`.
+
+    Raises:
+      PromptError: the model has no tokens to fill in the middle.
+    """
     if family not in self._infillers:
       form = format_of(self.tables, family)
       tables = dataclasses.replace(self.tables, end_ids=np.int32(form.ends))

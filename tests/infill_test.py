@@ -345,7 +345,7 @@ def test_all_ends_of_a_middle_count():
   one = bench("starcoder2")
   lm = one.byte_lm()
   whole = lm.infill_logprobs("ab", "", "b", order="psm")[-1]
-  form, _ = lm._infiller(None)
+  form, _ = lm.infiller(None)
   ids = lm.encode(form.context("ab", "b", "psm"))
   row = one.logits(ids)
   kids = [t for t, piece in enumerate(one.entry.spelled) if piece]
