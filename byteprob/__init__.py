@@ -1,5 +1,6 @@
 """Exact byte-level probabilities from tokenized language models."""
 
+from byteprob import infill
 from byteprob.ensemble import Ensemble
 from byteprob.errors import (
   ByteprobError,
@@ -26,6 +27,7 @@ __all__ = [
   "MeshError",
   "PromptError",
   "UnsupportedTokenizerError",
+  "infill",
   "load",
   "make_mesh",
   "nodes",

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from byteprob import distributions, hub, models, prompt, sampling, scoring
 from byteprob.bytemodel import ByteModel
 from byteprob.errors import CheckpointError, PromptError
+from byteprob.infill import Family, Format, Method, Order, format_of
 from byteprob.mesh import beside
 from byteprob.plan import take
-from byteprob.prompt import Context
+from byteprob.prompt import Context, Text
 from byteprob.sampling import starts, tokenwise
 from byteprob.tokenization import Tables, load_tables
 from byteprob.types import EOS, Model
@@ -94,13 +95,17 @@ class ByteLM(ByteModel):
       model.params, dataclasses.replace(tables, info=info)
     )
     self.validity = validity
+    self._infillers: dict[Any, tuple[Format, ByteLM]] = {}
 
   def next_byte_logprobs_batch(
     self, contexts: Sequence[Context]
   ) -> list[Float[np.ndarray, "257"]]:
     """`next_byte_logprobs` of many contexts, side by side."""
     cuts = [self._cut(context)[-1] for context in contexts]
-    scores = self._score([cut.query for cut in cuts])
+    return self._next(cuts, self._score([cut.query for cut in cuts]))
+
+  def _next(self, cuts, scores) -> list[Float[np.ndarray, "257"]]:
+    """What follows texts that have been scored."""
     # An empty text has no prefix space: its end is seen at the root.
     bare = [k for k, cut in enumerate(cuts) if cut.prefixed and cut.empty]
     roots = self._score(
@@ -296,6 +301,114 @@ class ByteLM(ByteModel):
       )
     return tokenwise.from_tokens(*common, found, wanted)
 
+  def infill(
+    self,
+    prefix: Text,
+    suffix: Text,
+    key: jax.Array,
+    max_bytes: int,
+    **how: Any,
+  ) -> sampling.Sample | sampling.TokenSample:
+    """Draws a text between two others, for models that have tokens for that.
+
+    Args:
+      prefix: what comes before; it may be empty, and end anywhere.
+      suffix: what comes after; it may be empty.
+      key: as in `sample`.
+      max_bytes: bytes of the text at most.
+      **how: see `infill_batch`.
+
+    Raises:
+      PromptError: the model has no tokens to fill in the middle, or prefix or
+        suffix cannot be expressed in its tokens.
+      ValueError: a setting makes no sense.
+    """
+    return self.infill_batch([(prefix, suffix)], key, max_bytes, **how)[0]
+
+  def infill_batch(
+    self,
+    pairs: Sequence[tuple[Text, Text]],
+    key: jax.Array,
+    max_bytes: int,
+    *,
+    method: Method = "byte",
+    order: Order | None = None,
+    family: str | Family | None = None,
+    **settings: Any,
+  ) -> list[sampling.Sample] | list[sampling.TokenSample]:
+    """`infill` between many prefixes and suffixes, side by side.
+
+    Args:
+      pairs: prefixes and suffixes.
+      key: as in `sample`; text `k` uses `fold_in(key, k)`.
+      max_bytes: bytes of each text at most.
+      method: "byte", as `sample` does; or, as `sample_tokens` does, "cover",
+        "token", "healing" or "alignment".
+      order: of the parts in the prompt; see `infill.ORDERS`. By default the
+        first that the family was trained on.
+      family: which tokens stand between them; see `infill.format_of`.
+      **settings: of `sample`, or of `sample_tokens`.
+    """
+    if isinstance(settings.get("draft"), ByteLM):
+      raise ValueError(
+        "to fill in the middle, draft must be 'rows' or 'look_up': another"
+        " model has other tokens in its prompts"
+      )
+    form, lm = self.infiller(family)
+    contexts = [form.context(*pair, order) for pair in pairs]
+    if method == "byte":
+      return lm.sample(contexts, key, max_bytes, **settings)
+    return lm.sample_tokens(contexts, key, max_bytes, method, **settings)
+
+  def infill_logprobs(
+    self,
+    prefix: Text,
+    middle: Text,
+    suffix: Text,
+    *,
+    order: Order | None = None,
+    family: str | Family | None = None,
+  ) -> Float[np.ndarray, " n+1"]:
+    """Log-prob of each byte of a text between two others, and of its end.
+
+    Args:
+      prefix, suffix, order, family: see `infill_batch`.
+      middle: the text; may be empty.
+
+    Returns:
+      `float32[n + 1]` in nats, one for each byte as in `byte_logprobs`, and
+      one for the end after them.
+
+    Raises:
+      PromptError: the model has no tokens to fill in the middle, or a part
+        cannot be expressed in its tokens.
+    """
+    form, lm = self.infiller(family)
+    cut = lm._cut(form.context(prefix, suffix, order), middle)[-1]
+    (score,) = lm._score([cut.query])
+    own = _own_bytes(cut, score) if cut.counted else np.zeros(0, np.float32)
+    return np.append(own, lm._next([cut], [score])[0][EOS])
+
+  def infiller(
+    self, family: str | Family | None = None
+  ) -> tuple[Format, "ByteLM"]:
+    """How this model is asked for middles, and the model that ends as they do.
+
+    The two are what `infill` is made of: `lm.sample([form.context(...)])`.
+
+    Args:
+      family: see `infill_batch`.
+
+    Raises:
+      PromptError: the model has no tokens to fill in the middle.
+    """
+    if family not in self._infillers:
+      form = format_of(self.tables, family)
+      tables = dataclasses.replace(self.tables, end_ids=np.int32(form.ends))
+      lm = ByteLM(self.model, tables, self.validity)
+      self._infillers[family] = form, lm
+    return self._infillers[family]
+
   def _readers(
     self, contexts: Sequence[Context], key: jax.Array
   ) -> list[sampling.Reader]:
@@ -366,7 +479,8 @@ class ByteLM(ByteModel):
       prefix += piece.ids
       data, counted = _working(info, piece, partial=last)
       outset = number == 0 and piece.ids == info.start_ids
-      prefixed = bool(info.prefix) and (outset or not info.prefix_once)
+      spaces = (outset or not info.prefix_once) and not piece.bare
+      prefixed = bool(info.prefix) and spaces
       if prefixed and info.prefix == "unless_space" and data.startswith(b" "):
         warnings.warn(
           "The text begins with a space, and the model's tokenizer takes it"
@@ -377,6 +491,8 @@ class ByteLM(ByteModel):
         data = data.removeprefix(b" ")
         counted = min(counted, len(data))
       start = self.tables.start if outset else self.tables.start_inside
+      if piece.bare:
+        start = self.tables.start_bare
       spaced = prefixed and (bool(data) or last)
       query = scoring.Query(
         prefix=prefix, text=b" " * spaced + data, start=start

@@ -17,6 +17,14 @@ Context = Text | Sequence[Text | int]
 Segment = bytes | tuple[int, ...]
 
 
+class Bare(bytes):
+  """Bytes after a token id that the tokenizer puts no space before.
+
+  Some tokenizers put one before every text. In a prompt to fill in, a model
+  such as Code Llama has seen none before the suffix.
+  """
+
+
 @dataclasses.dataclass(frozen=True)
 class Piece:
   """A run of bytes between token ids.
@@ -25,11 +33,13 @@ class Piece:
     ids: the token ids before it.
     text: the bytes, as given.
     counted: how many of the last bytes are asked about.
+    bare: no space is put before it.
   """
 
   ids: tuple[int, ...]
   text: bytes
   counted: int
+  bare: bool = False
 
 
 def pieces(info: Info, context: Context, text: Context = b"") -> list[Piece]:
@@ -46,9 +56,10 @@ def pieces(info: Info, context: Context, text: Context = b"") -> list[Piece]:
     for item in _items(items):
       data = _item(info, item)
       last = parts[-1][0] if parts else None
-      if type(last) is type(data):
+      if parts and isinstance(last, tuple) == isinstance(data, tuple):
         counted = parts.pop()[1]
-        parts.append((last + data, counted + asked * len(data)))
+        # What the run began with says whether it is bare.
+        parts.append((type(last)(last + data), counted + asked * len(data)))
       else:
         parts.append((data, asked * len(data)))
   found: list[Piece] = []
@@ -59,7 +70,7 @@ def pieces(info: Info, context: Context, text: Context = b"") -> list[Piece]:
     if isinstance(data, tuple):
       ids += data
     else:
-      found.append(Piece(ids, data, counted))
+      found.append(Piece(ids, data, counted, isinstance(data, Bare)))
       ids = ()
   if ids or not found:
     found.append(Piece(ids, b"", 0))
@@ -81,7 +92,7 @@ def as_bytes(text: Text) -> bytes:
     PromptError: it is a str that is not Unicode.
   """
   if not isinstance(text, str):
-    return bytes(text)
+    return text if isinstance(text, Bare) else bytes(text)
   try:
     return text.encode("utf-8")
   except UnicodeEncodeError as error:

@@ -15,6 +15,9 @@ Middle" (Bavarian et al., 2022), with its context-level variant:
       PSM   <pre> prefix <suf> suffix <mid> middle <end>
       SPM   <pre> <suf> suffix <mid> prefix middle <end>
 
+    Or prefix and middle are tokenized as one text in SPM, as Code Llama was
+    trained: then no token ends where the middle begins inside one.
+
   * Rows hold such pieces uncut; what is left of each row is filled with the
     whole files, which may be cut anywhere.
 """
@@ -134,18 +137,21 @@ def fill_in_the_middle(
   markers: Markers,
   texts: Sequence[str],
   rng: Rng,
+  *,
+  joint: bool = False,
 ) -> list[list[int]]:
   """Writes each text out of order, PSM or SPM with equal chance.
 
   Prefix, suffix and middle are tokenized apart, each as a text of its own,
   but for one: the middle in SPM, which goes on from the prefix right before
-  it, if that is not empty (see `continuing`).
+  it, if that is not empty (see `continuing`); or both are one text.
 
   Args:
     tokenizer: see `load_tokenizer`.
     markers: ids of the tokens between the parts.
     texts: the documents.
     rng: consumed.
+    joint: in SPM, prefix and middle are tokenized as one text.
 
   Returns:
     Token ids of each document, neither started nor ended.
@@ -156,7 +162,14 @@ def fill_in_the_middle(
   suffixes = encode(tokenizer, [s for _, _, s in triples])
   middles = [m for _, m, _ in triples]
   apart = encode(tokenizer, middles)
-  joined = encode(continuing(tokenizer), middles)
+  if joint:
+    joined = encode(tokenizer, [p + m for p, m, _ in triples])
+  else:
+    after = encode(continuing(tokenizer), middles)
+    joined = [
+      [*prefix, *(after if prefix else apart)[i]]
+      for i, prefix in enumerate(prefixes)
+    ]
   documents = []
   for i, (prefix, suffix) in enumerate(zip(prefixes, suffixes, strict=True)):
     if psm[i]:
@@ -164,7 +177,7 @@ def fill_in_the_middle(
       parts += [markers.middle, *apart[i]]
     else:
       parts = [markers.prefix, markers.suffix, *suffix]
-      parts += [markers.middle, *prefix, *(joined if prefix else apart)[i]]
+      parts += [markers.middle, *joined[i]]
     documents.append(parts)
   return documents
 
@@ -240,6 +253,7 @@ def epoch(
   *,
   context: int,
   fim_share: float,
+  joint: bool,
   sizes: tuple[int, int],
   rng: Rng,
 ) -> np.ndarray:
@@ -251,6 +265,7 @@ def epoch(
     texts: whole files.
     context: tokens in a row after the first.
     fim_share: the chance of a file to be read out of order, in pieces.
+    joint: see `fill_in_the_middle`.
     sizes: see `cut`.
     rng: consumed.
 
@@ -272,7 +287,9 @@ def epoch(
   # The pieces of one file would otherwise share a row, and give each other
   # away.
   pieces = [pieces[i] for i in rng.permutation(len(pieces))]
-  for tokens in fill_in_the_middle(tokenizer, markers, pieces, rng):
+  for tokens in fill_in_the_middle(
+    tokenizer, markers, pieces, rng, joint=joint
+  ):
     document = markers.close(tokens)
     if len(document) <= context:
       whole.append(document)
@@ -289,6 +306,7 @@ def epochs(
   *,
   context: int,
   fim_share: float,
+  joint: bool,
   sizes: tuple[int, int],
   seed: tuple[int, ...],
 ) -> Iterator[np.ndarray]:
@@ -300,6 +318,7 @@ def epochs(
       texts,
       context=context,
       fim_share=fim_share,
+      joint=joint,
       sizes=sizes,
       rng=np.random.default_rng((*seed, number)),
     )

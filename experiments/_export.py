@@ -151,9 +151,8 @@ def history(workdir: _runtime.Workdir) -> dict[str, Any]:
   return {
     "made_by": "experiments/train_lm.py",
     "note": note.read_text().strip() if note.exists() else "",
-    "config": read("config.json"),
+    "config": _public(read("config.json")),
     "data": {
-      "source": "sources of the Python standard library (PSF-2.0)",
       "python": environment["versions"]["python"],
       **read("data.json"),
     },
@@ -165,6 +164,20 @@ def history(workdir: _runtime.Workdir) -> dict[str, Any]:
     "machine": environment["machine"],
     "cpus": environment["cpus"],
     "devices": environment["devices"],
+  }
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+  """A configuration in which files and directories go by their names alone."""
+
+  def name(path: str) -> str:
+    return pathlib.PurePath(path).name
+
+  return {
+    **config,
+    "root": name(config["root"]),
+    "more": [name(path) for path in config["more"]],
+    "without": name(config["without"]),
   }
 
 

@@ -44,8 +44,11 @@ class Recipe:
   tokenizer: str
   vocab_size: int
   root: str
+  more: tuple[str, ...]
+  without: str
   files: int | None
   fim_share: float
+  joint: bool
   model: config_lib.DecoderConfig
   short: Stage
   full: Stage

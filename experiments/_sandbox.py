@@ -66,7 +66,11 @@ def run(program: str, limits: Limits = Limits()) -> Outcome:
   if sys.platform != "linux":
     raise ByteprobError("generated programs run on Linux alone")
   word = secrets.token_hex(16)
-  with tempfile.TemporaryDirectory() as empty:
+  # It answers into a file, which is limited as a pipe is not.
+  with (
+    tempfile.TemporaryDirectory() as empty,
+    tempfile.TemporaryFile() as answered,
+  ):
     process = subprocess.Popen(
       [
         sys.executable,
@@ -78,7 +82,7 @@ def run(program: str, limits: Limits = Limits()) -> Outcome:
         str(limits.megabytes),
       ],
       stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
+      stdout=answered,
       stderr=subprocess.DEVNULL,
       cwd=empty,
       env={},
@@ -87,16 +91,18 @@ def run(program: str, limits: Limits = Limits()) -> Outcome:
     late = False
     try:
       # What it prints goes nowhere: the child answers by itself.
-      answer, _ = process.communicate(
+      process.communicate(
         program.encode("utf-8", "surrogatepass"), limits.seconds + 5
       )
     except subprocess.TimeoutExpired:
-      late, answer = True, b""
+      late = True
     finally:
       with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
       process.kill()
       process.communicate()
+    answered.seek(0)
+    answer = answered.read()
   if process.returncode == _UNABLE:
     raise ByteprobError(
       "this system cannot confine generated programs: it takes Linux 5.13 or"

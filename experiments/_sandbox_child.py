@@ -17,6 +17,9 @@ import sys
 
 UNABLE = 77
 
+ANSWER = 256
+"""Bytes of the answer at most; no other file can be written."""
+
 # The kernel's numbers: (x86-64, AArch64).
 CALLS = {
   "read": (0, 63),
@@ -204,7 +207,7 @@ def main() -> None:
   for kind, most, hard in (
     (resource.RLIMIT_CPU, whole, whole + 1),
     (resource.RLIMIT_AS, size, size),
-    (resource.RLIMIT_FSIZE, 0, 0),
+    (resource.RLIMIT_FSIZE, ANSWER, ANSWER),
     (resource.RLIMIT_NOFILE, 64, 64),
     (resource.RLIMIT_CORE, 0, 0),
   ):

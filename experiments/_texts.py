@@ -5,6 +5,7 @@ import inspect
 import json.decoder
 import pathlib
 import zlib
+from typing import Any
 
 from byteprob.errors import ByteprobError
 
@@ -125,6 +126,15 @@ def _from_hub(name: str) -> bytes:
     raise ByteprobError(
       f"{name!r} is not of the form hub:NAME:CONFIG:SPLIT:FIELD"
     ) from None
+  return "".join(hub_rows(dataset, variant, split)[field]).encode()
+
+
+def hub_rows(dataset: str, variant: str, split: str) -> Any:
+  """A data set on the hub, read with the `datasets` package.
+
+  Raises:
+    ByteprobError: the package is not installed.
+  """
   try:
     import datasets
   except ImportError:
@@ -132,8 +142,7 @@ def _from_hub(name: str) -> bytes:
       "data sets on the hub are read with a package that is not installed:"
       " pip install datasets"
     ) from None
-  rows = datasets.load_dataset(dataset, variant or None, split=split)
-  return "".join(rows[field]).encode()
+  return datasets.load_dataset(dataset, variant or None, split=split)
 
 
 def prompts(name: str, size: int, count: int) -> list[bytes]:

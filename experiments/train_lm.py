@@ -3,8 +3,9 @@
   python -m experiments.train_lm --config=configs/train_lm.py:bpe \
     --workdir=runs/bpe --export=byteprob/assets/stdlib-bpe
 
-The data are the sources of the Python standard library (`_corpus.py`,
-`_data.py`); the tokenizer is trained on them first (`_tokenizers.py`). All
+The data are the sources of the Python standard library, and others by flag
+(`_corpus.py`, `_data.py`); the tokenizer is trained on them first
+(`_tokenizers.py`). All
 batches of the run are made and written to the workdir before training, in the
 order of their use: step `i` reads the same rows whether the run was
 interrupted or not, and a run that was killed and started again ends with the
@@ -24,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import app, flags, logging
+from absl import flags, logging
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -52,9 +53,8 @@ _FIGURES_ONLY = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main() -> None:
+  """Does what the flags say."""
   workdir = _runtime.Workdir(_WORKDIR.value)
   if _FIGURES_ONLY.value:
     _export.draw(workdir)
@@ -86,7 +86,9 @@ def prepare(workdir: _runtime.Workdir, recipe: _lm.Recipe) -> None:
   """
   if (workdir / "data.json").exists():
     return
-  corpus = _corpus.read_corpus(recipe.root, recipe.files)
+  corpus = _corpus.read_corpus(
+    recipe.root, recipe.files, more=recipe.more, without=recipe.without
+  )
   logging.info("corpus: %s", corpus.describe())
   train_tokenizer = _tokenizers.TRAINERS[recipe.tokenizer]
   with store.atomic_path(workdir / "tokenizer.json") as part:
@@ -101,6 +103,7 @@ def prepare(workdir: _runtime.Workdir, recipe: _lm.Recipe) -> None:
       corpus.train,
       context=stage.context,
       fim_share=recipe.fim_share,
+      joint=recipe.joint,
       sizes=stage.sizes,
       seed=(recipe.seed, i),
     )
@@ -115,6 +118,7 @@ def prepare(workdir: _runtime.Workdir, recipe: _lm.Recipe) -> None:
     corpus.valid,
     context=context,
     fim_share=1.0,
+    joint=recipe.joint,
     sizes=recipe.full.sizes,
     rng=np.random.default_rng(recipe.seed),
   )
@@ -252,4 +256,4 @@ def summarize(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  _runtime.main(main)

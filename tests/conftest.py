@@ -12,6 +12,7 @@ TINY = (
   "analyses_test.py",
   "distributions_test.py",
   "ensemble_test.py",
+  "infill_test.py",
   "sampling_test.py",
   "tokenwise_test.py",
 )

@@ -70,19 +70,20 @@ def pad(tables: Tables, sizes: Mapping[str, int]) -> Tables:
 
 
 def _start_at_zero(tables: Tables) -> Tables:
-  """The same states, the first ones first."""
-  first = list(dict.fromkeys([tables.start, tables.start_inside]))
-  rest = np.setdiff1d(np.arange(len(tables.next)), first)
-  order = np.concatenate([first, rest]).astype(int)
-  rename = np.full(len(order) + 1, -1)
-  rename[order] = np.arange(len(order))
+  """The same states, the starts first; a bare one has its own in any case."""
+  first = np.array([tables.start, tables.start_bare])
+  order = np.append(first, np.setdiff1d(np.arange(len(tables.next)), first))
+  rename = np.full(len(tables.next) + 1, -1)
+  # A state that is there twice goes by its first place.
+  rename[order[::-1]] = np.arange(len(order))[::-1]
   return dataclasses.replace(
     tables,
     next=rename[np.asarray(tables.next)[order]].astype(tables.next.dtype),
     cut=rename[np.asarray(tables.cut)[order]].astype(np.int32),
     ends=np.asarray(tables.ends)[order],
-    start=int(rename[tables.start]),
+    start=0,
     start_inside=int(rename[tables.start_inside]),
+    start_bare=1,
   )
 
 

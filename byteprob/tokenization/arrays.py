@@ -98,6 +98,7 @@ def assemble(
     rule=spec.rule,
     start=tokens.starts[0],
     start_inside=tokens.starts[1],
+    start_bare=tokens.starts[2],
     hypotheses=hypotheses,
     longest=max(len(word) for word in words),
     most_twins=int(twins.max(initial=1)),

@@ -142,11 +142,13 @@ def _cut_automaton(spec: TokenizerSpec):
     program = regex.assemble(tree, held.__getitem__, everything)
     parts.append(levels.SplitLevel(program, split.behavior, split.invert))
   cutting = levels.CutAutomaton(parts)
-  inside = cutting.start
-  if spec.prefix and spec.prefix_once:
+  bare = cutting.start
+  if spec.prefix:
     text = (levels.PrefixLevel.TEXT,) + (None,) * (len(parts) - 1)
-    inside = frozenset({text})
-  cuts = machine.explore(cutting, [cutting.start, inside], classes)
+    bare = frozenset({text})
+  inside = bare if spec.prefix_once else cutting.start
+  starts = [cutting.start, inside, bare]
+  cuts = machine.explore(cutting, starts, classes)
   return label, cuts, _hypotheses(cuts)
 
 

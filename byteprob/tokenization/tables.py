@@ -7,7 +7,7 @@ import jax
 STATIC = {"static": True}
 """Marks the fields that functions are compiled for."""
 
-VERSION = 2
+VERSION = 3
 """Of the layout and meaning of the arrays; a part of the cache's key."""
 
 SCALE = 36
@@ -194,7 +194,7 @@ class Tables:
     bpe, greedy, unigram: for the rule of this name, None for the others.
     rule: how pieces become tokens.
     start: state at the start of a text; `start_inside`: at the start of a
-      later segment.
+      later segment; `start_bare`: of one that no space is put before.
     hypotheses: states of one node that room is made for at first.
     longest: bytes of the longest token.
     most_twins: the largest of `twins`.
@@ -224,6 +224,7 @@ class Tables:
   rule: str = dataclasses.field(metadata=STATIC)
   start: int = dataclasses.field(metadata=STATIC)
   start_inside: int = dataclasses.field(metadata=STATIC)
+  start_bare: int = dataclasses.field(metadata=STATIC)
   hypotheses: int = dataclasses.field(metadata=STATIC)
   longest: int = dataclasses.field(metadata=STATIC)
   most_twins: int = dataclasses.field(metadata=STATIC)

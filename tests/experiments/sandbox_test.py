@@ -112,6 +112,19 @@ def test_nothing_is_written_anywhere(tmp_path):
   assert target.read_text() == "mine"
 
 
+def test_it_cannot_flood_who_waits_for_its_answer():
+  found = outcome("""
+    import os
+    for fd in range(3, 20):
+      try:
+        while True:
+          os.write(fd, bytes(1 << 16))
+      except OSError:
+        pass
+  """)
+  assert found.reason == "exit"
+
+
 def test_the_environment_is_not_seen(monkeypatch):
   monkeypatch.setenv("SECRET_OF_THE_PARENT", "hunter2")
   assert outcome("""

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import byteprob
 from byteprob.models import decoder
 from experiments import _corpus, _data, _export, _lm, _runtime, _tokenizers
 
@@ -173,6 +174,32 @@ def test_fill_in_the_middle_tokenizes_apart(tokenizer, markers):
     assert ids == want
 
 
+def test_jointly_tokenized_documents(tokenizer, markers):
+  rng = np.random.default_rng(2)
+  texts = ["return " * 8] * 40
+  state = rng.bit_generator.state
+  documents = _data.fill_in_the_middle(
+    tokenizer, markers, texts, rng, joint=True
+  )
+  rng.bit_generator.state = state
+  splits = [_data.split(text, rng) for text in texts]
+  psm = rng.integers(0, 2, size=40).astype(bool)
+  whole = 0
+  for (prefix, middle, suffix), first, ids in zip(
+    splits, psm, documents, strict=True
+  ):
+    p, m, s, both = _data.encode(
+      tokenizer, [prefix, middle, suffix, prefix + middle]
+    )
+    if first:
+      want = [markers.prefix, *p, markers.suffix, *s, markers.middle, *m]
+    else:
+      want = [markers.prefix, markers.suffix, *s, markers.middle, *both]
+      whole += len(both) < len(p) + len(m)
+    assert ids == want
+  assert whole > 5, "tokens go across the cut"
+
+
 @pytest.mark.parametrize("loose", [0, 3, 40, 200])
 def test_packing_loses_and_repeats_no_token(loose):
   rng = np.random.default_rng(loose)
@@ -216,6 +243,7 @@ def test_epochs_differ_and_repeat(tokenizer, markers):
       TEXTS * 4,
       context=32,
       fim_share=0.5,
+      joint=False,
       sizes=(10, 40),
       seed=(7, 0),
     )
@@ -246,8 +274,71 @@ def test_the_corpus_is_split_by_path(tmp_path):
 
 
 def test_no_corpus(tmp_path):
-  with pytest.raises(FileNotFoundError, match="too few"):
+  with pytest.raises(byteprob.ByteprobError, match="too few"):
     _corpus.read_corpus(str(tmp_path))
+  with pytest.raises(byteprob.ByteprobError, match="no directory"):
+    _corpus.read_corpus(str(tmp_path / "none"))
+
+
+PROMPT = (
+  "import os\n\n\ndef helper(x):\n  return x\n\n\n"
+  'def parent(path: str) -> str:\n    """ The directory that a path is in.\n'
+  "    >>> parent('a/b')\n    'a'\n    \"\"\"\n"
+)
+BODY = "    head, slash, tail = path.rpartition('/')\n    return head + slash\n"
+
+
+def write_functions(path, **changed):
+  record = {
+    "prompt": PROMPT,
+    "entry_point": "parent",
+    "canonical_solution": BODY,
+  }
+  path.write_text(json.dumps(record | changed) + "\n")
+  return str(path)
+
+
+def test_no_file_that_holds_a_function_of_a_benchmark(tmp_path):
+  sources = tmp_path / "lib"
+  sources.mkdir()
+  for i in range(200):
+    (sources / f"m{i:03d}.py").write_text(f"def helper(x):\n  return {i}\n")
+  without = write_functions(tmp_path / "functions.jsonl")
+
+  def read():
+    corpus = _corpus.read_corpus(
+      str(tmp_path / "lib"), more=[str(tmp_path / "pkg")], without=without
+    )
+    return corpus, [*corpus.train, *corpus.valid]
+
+  other = tmp_path / "pkg"
+  other.mkdir()
+  (other / "kept.py").write_text("def parent(path):\n  return path\n")
+  corpus, texts = read()
+  assert len(texts) == 201 and corpus.dropped == 0
+  assert corpus.source == "sources of lib, pkg"
+  # Laid out in another way, inside a class, or its body alone.
+  head = PROMPT[PROMPT.index("def parent") :]
+  (other / "head.py").write_text("class A:\n" + head.replace("    ", "\t"))
+  (other / "body.py").write_text(
+    "def f(path):\n" + BODY.replace("    ", "  ").replace(", ", ",")
+  )
+  corpus, again = read()
+  assert again == texts and corpus.dropped == 2
+
+
+def test_short_bodies_tell_nothing(tmp_path):
+  path = write_functions(
+    tmp_path / "f.jsonl", canonical_solution="    return x\n"
+  )
+  [head] = _corpus.functions(path)
+  assert head.startswith("defparent(path:str)->str:")
+
+
+def test_functions_that_are_none(tmp_path):
+  path = write_functions(tmp_path / "f.jsonl", entry_point="child")
+  with pytest.raises(byteprob.ByteprobError, match=r"f\.jsonl:1: .*'child'"):
+    _corpus.functions(path)
 
 
 # Files of a run --------------------------------------------------------------
@@ -279,7 +370,7 @@ def load_config(variant):
   return module.get_config(variant)
 
 
-@pytest.mark.parametrize("variant", ["bpe", "spm", "tiny", "fim30m"])
+@pytest.mark.parametrize("variant", ["bpe", "spm", "tiny", "fim", "fim30m"])
 def test_configurations(variant):
   recipe = _lm.recipe_of(load_config(variant))
   shapes = jax.eval_shape(lambda: _lm.init_state(recipe)["params"])
@@ -288,7 +379,9 @@ def test_configurations(variant):
     "bpe": (2.0e6, 2.6e6),
     "spm": (1.2e6, 1.5e6),
     "tiny": (1e4, 1e5),
-    "fim30m": (28e6, 35e6),
+    "fim": (4e6, 8e6),
+    # At most 60 MB in bfloat16.
+    "fim30m": (28e6, 30e6),
   }[variant]
   assert least < size < most
   assert recipe.tokens_after(recipe.steps) == sum(
@@ -297,7 +390,7 @@ def test_configurations(variant):
 
 
 def test_an_unknown_configuration():
-  with pytest.raises(ValueError, match="there are bpe, spm, tiny and fim30m"):
+  with pytest.raises(ValueError, match="spm, tiny, fim and fim30m"):
     load_config("huge")
 
 

@@ -1,0 +1,62 @@
+"""Programs with a span cut out, filled in by five ways of prompting.
+
+  python -m experiments.infilling --workdir=runs/infilling --execute \
+    --config.model=runs/fim/hf \
+    --config.data=runs/data/HumanEval-RandomSpanInfilling.jsonl.gz
+
+`--config.data` takes any number of files of openai/human-eval-infilling, or
+`hub:loubnabnl/humaneval_infilling:HumanEval-SingleLineInfilling:test` and the
+like. With `--execute` the programs that come out are run, each in a sandbox
+(Linux alone), and pass@k is told; it must be there from the first start on.
+Models of the known families need no more than `--config.model`, such as
+`bigcode/starcoder2-3b`; others take `--config.tokens.prefix="<PRE>"` and so
+on.
+
+Hardware: any. The variant `tiny` takes a minute: it fills in three functions
+with the model in the package, and shows that it works.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """The configuration; `tiny` for one that shows that it works."""
+  config = ConfigDict()
+  config.model = "stdlib-bpe"
+  config.dtype = "float32"
+  # One of byteprob.infill.FAMILIES, or "" for the one whose tokens it has; or
+  # the tokens themselves.
+  config.family = ""
+  config.tokens = ConfigDict(
+    {"prefix": "", "suffix": "", "middle": "", "end": ""}
+  )
+  # Files of tasks; "sample": a few small ones. Tasks of each, 0 for all.
+  config.data = "sample"
+  config.tasks = 0
+  # See byteprob.infill.ORDERS; and which ways are tried where prefix and
+  # middle are one text. Elsewhere only "byte" and "token" differ.
+  config.orders = ("psm", "joint_spm")
+  config.methods = ("byte", "cover", "token", "healing", "alignment")
+  # Of the byte-level sampler, or of the others' tokens.
+  config.settings = ConfigDict(
+    {"greedy": {"greedy": True}, "sampled": {"temperature": 0.8}}
+  )
+  # Samples of each task where they are not greedy, and k of pass@k.
+  config.samples = 10
+  config.ks = (1, 10)
+  config.max_bytes = 200
+  # Texts that are drawn side by side.
+  config.batch = 32
+  # Of a program that is run.
+  config.limits = ConfigDict({"seconds": 5.0, "megabytes": 1024})
+  config.seed = 0
+  if variant == "tiny":
+    config.tasks = 4
+    config.methods = ("byte", "token")
+    config.orders = ("joint_spm",)
+    config.settings = ConfigDict({"greedy": {"greedy": True}})
+    config.max_bytes = 24
+    config.batch = 4
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
+  return config
