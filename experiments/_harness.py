@@ -104,9 +104,7 @@ class ByteprobLM(LM):
       greedy = self._greedy(texts, logprobs)
       for k, values, is_greedy in zip(numbers, logprobs, greedy, strict=True):
         found[k] = float(values.sum(dtype=np.float64)), is_greedy
-        self.cache_hook.add_partial(
-          "loglikelihood", requests[k].args, found[k]
-        )
+        self.cache_hook.add_partial("loglikelihood", requests[k].args, found[k])
     return found
 
   def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
@@ -128,9 +126,7 @@ class ByteprobLM(LM):
       for k, values in zip(numbers, logprobs, strict=True):
         found[owners[k]] += float(values.sum(dtype=np.float64))
     for request, value in zip(requests, found, strict=True):
-      self.cache_hook.add_partial(
-        "loglikelihood_rolling", request.args, value
-      )
+      self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
     return found
 
   def generate_until(self, requests: Sequence[Instance]) -> list[str]:
@@ -148,9 +144,7 @@ class ByteprobLM(LM):
       for numbers, key, settings in self._batches(requests):
         until = settings.pop("until")
         tokens = settings.pop("max_gen_toks")
-        contexts = [
-          self._context(requests[k].args[0], tokens) for k in numbers
-        ]
+        contexts = [self._context(requests[k].args[0], tokens) for k in numbers]
         samples = self.lm.sample(
           contexts,
           key,

@@ -114,7 +114,8 @@ class Windows:
     """Contexts and parts, of which each byte of a working text is in one.
 
     As lm_eval has it: each part is as long as there is room for, after one
-    character of context; but the last, which has as much context as fits.
+    character of context (or two, where that is a space); but the last has as
+    much context as fits.
 
     Raises:
       PromptError: there is room for less than two characters.
@@ -124,9 +125,10 @@ class Windows:
     parts: list[tuple[bytes, bytes]] = []
     at = 0
     while at < len(text):
-      before = max(at - 1, 0)
-      while _inside(text[before]):
-        before -= 1
+      before = _before(text, at)
+      if text[before:at] == b" ":
+        # At the beginning a tokenizer may take it for the one it puts there.
+        before = _before(text, before)
       end = before + len(self.head(text[before:]))
       if end <= at:
         raise PromptError(
@@ -138,6 +140,14 @@ class Windows:
       parts.append((text[before:at], text[at:end]))
       at = end
     return parts
+
+
+def _before(text: bytes, at: int) -> int:
+  """Where the character before a place begins; 0 at the beginning."""
+  at = max(at - 1, 0)
+  while _inside(text[at]):
+    at -= 1
+  return at
 
 
 def _inside(byte: int) -> bool:

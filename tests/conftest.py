@@ -11,6 +11,7 @@ from experiments import _runtime
 TINY = (
   "analyses_test.py",
   "distributions_test.py",
+  "lm_eval_test.py",
   "sampling_test.py",
   "tokenwise_test.py",
 )
