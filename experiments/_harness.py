@@ -1,0 +1,284 @@
+"""Host: byte-level models in EleutherAI's harness, `lm_eval`.
+
+Importing this registers the model "byteprob":
+
+  lm_eval.simple_evaluate("byteprob", "model=smollm2-135m", tasks=["piqa"])
+
+What differs from the harness's own models is what bytes make of it. A context
+ends where the task ends it, inside a token too, so nothing is moved from it to
+the continuation. A continuation is greedy where each of its *bytes* is the
+likeliest. Temperature, top-k and top-p act on bytes. A special token's text is
+text.
+"""
+
+import collections
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.models import utils
+
+import byteprob
+from byteprob import hub
+from experiments import _runtime
+from experiments._windows import Windows
+
+SIDE_BY_SIDE = 64
+"""Texts that are scored before their results are kept."""
+
+LIKELIEST, UNLIKELY = math.log(1 / 2) + 1e-3, math.log(1 / 257) - 1e-3
+"""A byte above the one is the likeliest, and one below the other is not."""
+
+CONTROLS = ("temperature", "top_p", "top_k", "min_p")
+"""What a task may ask of sampling, as `sampling.Settings` has it."""
+
+NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0}
+"""What a task may ask that changes nothing."""
+
+
+@register_model("byteprob")
+class ByteprobLM(LM):
+  """A `ByteLM` or an ensemble of them, for the harness."""
+
+  def __init__(
+    self,
+    model: str | byteprob.ByteLM = hub.DEFAULT,
+    *,
+    dtype: str = "float32",
+    validity: str = "exact",
+    max_length: int | None = None,
+    max_gen_toks: int = 256,
+    bytes_per_token: float = 4.0,
+    batch_size: int = 8,
+    seed: int = 0,
+  ):
+    """Loads a model.
+
+    Args:
+      model: a model, or its name or path; see `byteprob.load`.
+      dtype, validity: see `byteprob.load`.
+      max_length: tokens of a text at most, as other models of the harness
+        have it; the model's context by default. Longer contexts lose their
+        beginning.
+      max_gen_toks: tokens to draw at most where a task does not say.
+      bytes_per_token: how many bytes a task may draw for each token it asks
+        for; the mean of today's tokenizers over English by default.
+      batch_size: texts drawn greedily side by side.
+      seed: of the random numbers. A text that is drawn depends on the seed,
+        its context, and how many were drawn after that context, but not on
+        other texts.
+    """
+    super().__init__()
+    if isinstance(model, str):
+      model = byteprob.load(model, dtype=dtype, validity=validity)
+    self.lm = model
+    self.windows = Windows(lms=(model,), max_length=max_length)
+    self.max_gen_toks = max_gen_toks
+    self.bytes_per_token = bytes_per_token
+    self.batch_size = int(batch_size)
+    self.seed = seed
+
+  def loglikelihood(
+    self, requests: Sequence[Instance]
+  ) -> list[tuple[float, bool]]:
+    """Log-prob of continuations, and whether each byte is the likeliest.
+
+    Args:
+      requests: contexts and continuations.
+
+    Raises:
+      PromptError: a text cannot be expressed in the model's tokens, or a
+        continuation alone is longer than the context.
+    """
+    pairs = [self._fitted(*request.args) for request in requests]
+    found: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+    for numbers, logprobs in self._scored(pairs):
+      texts = [b"".join(pairs[k]) for k in numbers]
+      greedy = self._greedy(texts, logprobs)
+      for k, values, is_greedy in zip(numbers, logprobs, greedy, strict=True):
+        found[k] = float(values.sum(dtype=np.float64)), is_greedy
+        self.cache_hook.add_partial("loglikelihood", requests[k].args, found[k])
+    return found
+
+  def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+    """Log-prob of whole texts, each byte given as much as fits before it.
+
+    Longer texts are cut as the harness does it; see `Windows.rolling`.
+
+    Args:
+      requests: texts.
+    """
+    pairs, owners = [], []
+    for k, request in enumerate(requests):
+      text = self.windows.working(request.args[0].encode())
+      parts = self.windows.rolling(text)
+      pairs += parts
+      owners += [k] * len(parts)
+    found = [0.0] * len(requests)
+    for numbers, logprobs in self._scored(pairs):
+      for k, values in zip(numbers, logprobs, strict=True):
+        found[owners[k]] += float(values.sum(dtype=np.float64))
+    for request, value in zip(requests, found, strict=True):
+      self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
+    return found
+
+  def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+    """What is drawn after contexts, up to strings that tasks name.
+
+    Args:
+      requests: contexts, and what the harness asks of sampling: `until`,
+        `max_gen_toks`, `do_sample`, `temperature`, `top_p`, `top_k`, `min_p`.
+
+    Raises:
+      ValueError: a task asks for something else.
+    """
+    found = [""] * len(requests)
+    with _runtime.progress(len(requests), unit="text") as bar:
+      for numbers, key, settings in self._batches(requests):
+        until = settings.pop("until")
+        tokens = settings.pop("max_gen_toks")
+        contexts = [self._context(requests[k].args[0], tokens) for k in numbers]
+        samples = self.lm.sample(
+          contexts,
+          key,
+          math.ceil(tokens * self.bytes_per_token),
+          stop=tuple(stop.encode() for stop in until),
+          **settings,
+        )
+        for k, sample in zip(numbers, samples, strict=True):
+          # The last character may lack its end.
+          text = sample.text.decode("utf-8", "ignore")
+          found[k] = utils.postprocess_generated_text(text, until, None)
+          self.cache_hook.add_partial(
+            "generate_until", requests[k].args, found[k]
+          )
+          bar.advance(sample.reason)
+        _runtime.forget_compiled()
+    return found
+
+  def _fitted(self, context: str, text: str) -> tuple[bytes, bytes]:
+    """A context and a continuation, as bytes that there is room for."""
+    before, after = context.encode(), text.encode()
+    whole = self.windows.working(before + after)
+    if self.windows.fits(whole):
+      return before, after
+    kept, after = self.windows.tail(whole), self.windows.working(after)
+    if len(kept) < len(after):
+      raise byteprob.PromptError(
+        f"There is no room in the context for {len(after)} bytes that are to"
+        f" be scored ({text[:30]!r}...); give a larger max_length."
+      )
+    return kept[: len(kept) - len(after)], after
+
+  def _context(self, context: str, tokens: int) -> bytes:
+    """A context after which there is room for so many tokens."""
+    text = self.windows.working(context.encode())
+    if self.windows.fits(text, tokens):
+      return text
+    kept = self.windows.tail(text, tokens)
+    if not kept:
+      raise byteprob.PromptError(
+        f"There is no room in the context for {tokens} tokens to be drawn;"
+        " give a larger max_length or a smaller max_gen_toks."
+      )
+    return kept
+
+  def _scored(
+    self, pairs: Sequence[tuple[bytes, bytes]]
+  ) -> Iterator[tuple[list[int], list[Float[np.ndarray, " n"]]]]:
+    """Numbers of pairs and the log-probs of their bytes, the longest first."""
+    order = sorted(
+      range(len(pairs)), key=lambda k: sum(map(len, pairs[k])), reverse=True
+    )
+    with _runtime.progress(len(pairs), unit="text") as bar:
+      for first in range(0, len(order), SIDE_BY_SIDE):
+        numbers = order[first : first + SIDE_BY_SIDE]
+        contexts, texts = zip(*(pairs[k] for k in numbers), strict=True)
+        yield numbers, self.lm.byte_logprobs_batch(texts, contexts)
+        for k in numbers:
+          bar.advance(f"{sum(map(len, pairs[k]))} bytes")
+        _runtime.forget_compiled()
+
+  def _greedy(
+    self,
+    texts: Sequence[bytes],
+    logprobs: Sequence[Float[np.ndarray, " n"]],
+  ) -> list[bool]:
+    """Whether each of the last bytes of texts is the likeliest where it is.
+
+    Their log-probs decide on most: nothing is likelier than what has more
+    than half, and the likeliest has a 257th at least. Where they do not, the
+    whole distribution is asked for, at the least likely byte first.
+    """
+    texts = [self.windows.working(text) for text in texts]
+    greedy = [bool(values.min(initial=0) > UNLIKELY) for values in logprobs]
+    unsure = [
+      # The last of them is the least likely.
+      (len(text) - len(values) + np.argsort(-values)).tolist()[
+        np.count_nonzero(values > LIKELIEST) :
+      ]
+      for text, values in zip(texts, logprobs, strict=True)
+    ]
+    while asked := [k for k, left in enumerate(unsure) if greedy[k] and left]:
+      cuts = {k: unsure[k].pop() for k in asked}
+      # Choices after one context are often unsure at the same place.
+      contexts = list(dict.fromkeys(texts[k][:at] for k, at in cuts.items()))
+      rows = self.lm.next_byte_logprobs_batch(contexts)
+      likeliest = dict(zip(contexts, map(np.argmax, rows), strict=True))
+      for k, at in cuts.items():
+        greedy[k] = bool(likeliest[texts[k][:at]] == texts[k][at])
+    return greedy
+
+  def _batches(
+    self, requests: Sequence[Instance]
+  ) -> Iterator[tuple[list[int], jax.Array, dict[str, Any]]]:
+    """Numbers of requests to be drawn together, with their key and settings.
+
+    What is drawn at random goes with what is drawn after the same context, so
+    that it does not depend on what else is asked.
+    """
+    groups = collections.defaultdict(list)
+    for k, request in enumerate(requests):
+      settings = self._settings(request.args[1])
+      context = "" if settings["greedy"] else request.args[0]
+      groups[repr(settings), context].append((k, settings))
+    key = jax.random.key(self.seed)
+    for (_, context), members in groups.items():
+      own = jax.random.fold_in(key, zlib.crc32(context.encode()))
+      settings = members[0][1]
+      size = self.batch_size if settings["greedy"] else len(members)
+      numbers = sorted(
+        (k for k, _ in members),
+        key=lambda k: len(requests[k].args[0]),
+        reverse=True,
+      )
+      for first in range(0, len(numbers), size):
+        yield numbers[first : first + size], own, dict(settings)
+
+  def _settings(self, asked: dict[str, Any]) -> dict[str, Any]:
+    """What the harness asks of sampling, in our names."""
+    given = utils.normalize_gen_kwargs(asked, self.max_gen_toks)
+    until = utils.handle_stop_sequences(given.pop("until"), None)
+    tokens, sampled = given.pop("max_gen_toks"), given.pop("do_sample")
+    controls = {name: given.pop(name) for name in CONTROLS if name in given}
+    for name, value in given.items():
+      if NEUTRAL.get(name) != value:
+        raise byteprob.ByteprobError(
+          f"A task asks for {name}={value!r}, and bytes are drawn with"
+          f" {', '.join(CONTROLS)} alone; take it from the task's"
+          " generation_kwargs."
+        )
+    greedy = not sampled or controls.get("temperature") == 0
+    return {
+      "until": [stop for stop in until if stop],
+      "max_gen_toks": tokens,
+      "greedy": greedy,
+      **({} if greedy else controls),
+    }
