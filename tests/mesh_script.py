@@ -48,11 +48,11 @@ def config(vocab_size: int) -> models.DecoderConfig:
   )
 
 
-def lms() -> tuple[byteprob.ByteLM, byteprob.ByteLM]:
+def lms(seed: int = 0) -> tuple[byteprob.ByteLM, byteprob.ByteLM]:
   """The same model on a mesh and on one device."""
   tables = load_tables("stdlib-bpe")
   vocab = config(4096)
-  params = decoder.init_params(vocab, jax.random.key(0))
+  params = decoder.init_params(vocab, jax.random.key(seed))
   # As they come the logits are all alike, and tell nothing.
   params = jax.tree.map(lambda leaf: 4 * leaf, params)
   mesh = byteprob.make_mesh("data:2,model:4")
@@ -91,6 +91,27 @@ def check_samples() -> None:
   for found, wanted in zip(*(s.samples() for s in drawn), strict=True):
     assert found.text == wanted.text and found.calls == wanted.calls
     assert found.calls < len(found.text)
+    close(found.logprobs, wanted.logprobs)
+
+
+def check_ensembles() -> None:
+  """Members on a mesh, and the same on one device: scores and texts."""
+  spread, one = (
+    byteprob.Ensemble(members, "bayes")
+    for members in zip(lms(0), lms(1), strict=True)
+  )
+  for found, wanted in zip(
+    spread.byte_logprobs_batch(TEXTS),
+    one.byte_logprobs_batch(TEXTS),
+    strict=True,
+  ):
+    close(found, wanted)
+  drawn = (
+    model.sample(TEXTS, jax.random.key(0), 12, ahead=4, rows=4)
+    for model in (spread, one)
+  )
+  for found, wanted in zip(*drawn, strict=True):
+    assert found.text == wanted.text and len(found.text) > 3
     close(found.logprobs, wanted.logprobs)
 
 
