@@ -39,10 +39,12 @@ SHORT = {
   "experiments.throughput": ["--config=configs/throughput.py:tiny"],
   "experiments.drafting": [
     "--config.model=stdlib-bpe",
+    "--config.drafts=none,rows",
     "--config.texts=('code',)",
     "--config.batch=1",
     "--config.max_bytes=20",
   ],
+  "experiments.lm_eval": ["--limit=1"],
   "experiments.bias": ["--config.model=stdlib-bpe"],
   "experiments.completion": ["--config.prompts=3"],
   "experiments.cost": ["--config.sizes=8,"],
