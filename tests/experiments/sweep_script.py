@@ -23,11 +23,11 @@ if __name__ == "__main__":
   def main(argv: list[str]) -> None:
     """Writes its configuration."""
     print("asked for", config.value.name)
-    if config.value.name == os.environ.get("FAILS"):
-      sys.exit("this one fails")
     asked = json.loads(config.value.to_json())
     found = {"argv": argv[1:], "asked": asked, "a.b": {"c": [1, {"d": 0.5}]}}
     path = pathlib.Path(workdir.value) / "summary.json"
     path.write_text(json.dumps(found))
+    if config.value.name == os.environ.get("FAILS"):
+      sys.exit("this one fails")
 
   app.run(main)

@@ -174,6 +174,6 @@ def test_the_command(config, tmp_path):
   done = run(*words)
   assert done.returncode == 1
   said = done.stderr.strip().splitlines()[-1]
-  assert said.startswith("error: 1 of 1 runs failed (size=60,most=2,model=x")
+  assert said.startswith("error: 1 of 1 runs failed (most=2,size=60,model=x")
   (row,) = json.loads((tmp_path / "run" / "summary.json").read_text())["runs"]
   assert not row["done"]
