@@ -59,7 +59,7 @@ def save(
   args = jax.tree.map(
     lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params
   )
-  with _checkpointer(None) as checkpointer:
+  with _checkpointer(ocp, None) as checkpointer:
     checkpointer.save(directory.absolute() / _PARAMS, params, save_args=args)
   about = {"format": FORMAT, "config": dataclasses.asdict(config)}
   (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
@@ -86,8 +86,8 @@ def load(
   config = _read_about(directory / _ABOUT)
   if mesh is not None:
     sharding.check(config, mesh)
-  target = {}
-  for path, shape in assemble.shapes_of(config).items():
+  shapes, target = assemble.shapes_of(config), {}
+  for path, shape in shapes.items():
     kind = decoder.param_dtype(path.split("/"), jnp.dtype(dtype))
     if mesh is None:
       where = jnp.zeros(()).sharding
@@ -95,18 +95,28 @@ def load(
       where = sharding.of_param(config, mesh, path, len(shape))
     target[path] = jax.ShapeDtypeStruct(shape, kind, sharding=where)
   params = directory.absolute() / _PARAMS
+  ocp = _orbax()
   try:
-    with _checkpointer(mesh) as checkpointer:
+    with _checkpointer(ocp, mesh) as checkpointer:
+      if _kept(checkpointer, params) != shapes:
+        raise CheckpointError("the shapes differ")
       return config, checkpointer.restore(params, assemble.nest(target))
-  except ByteprobError:
-    raise
   # Errors of Orbax and of TensorStore share no base.
   except Exception as error:
     said = str(error).strip().partition("\n")[0].partition(". ")[0]
     raise CheckpointError(
       f"{params} is not whole, or not of the model that {_ABOUT} says"
-      f" ({said or type(error).__name__}); convert the model again"
+      f" ({said[:200] or type(error).__name__}); convert the model again"
     ) from error
+
+
+def _kept(checkpointer: Any, params: pathlib.Path) -> dict[str, Any]:
+  """The shapes of what is kept, by path."""
+  tree = checkpointer.metadata(params).item_metadata.tree
+  return {
+    "/".join(key.key for key in keys): tuple(leaf.shape)
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _orbax() -> types.ModuleType:
@@ -119,9 +129,8 @@ def _orbax() -> types.ModuleType:
   return orbax.checkpoint
 
 
-def _checkpointer(mesh: Mesh | None) -> Any:
+def _checkpointer(ocp: types.ModuleType, mesh: Mesh | None) -> Any:
   """Orbax's, for the processes that have a part of a mesh and no others."""
-  ocp = _orbax()
   own = [jax.process_index()]
   if mesh is not None:
     own = [device.process_index for device in mesh.devices.flat]
