@@ -112,10 +112,12 @@ def load(
 
 def _kept(checkpointer: Any, params: pathlib.Path) -> dict[str, Any]:
   """The shapes of what is kept, by path."""
-  tree = checkpointer.metadata(params).item_metadata.tree
+  found = checkpointer.metadata(params).item_metadata
+  if found is None:
+    raise CheckpointError("the list of its parameters cannot be read")
   return {
     "/".join(key.key for key in keys): tuple(leaf.shape)
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(found.tree)
   }
 
 
