@@ -82,6 +82,8 @@ def in_processes(
 def run() -> None:
   """Does what the flags say."""
   config = _CONFIG.value
+  # Devices are the other processes'.
+  jax.config.update("jax_platforms", "cpu")
   sizes = mesh.parse(config.mesh)
   # For the processes to come, where the devices are CPUs.
   count = sizes.get("data", 1) * sizes.get("model", 1)
