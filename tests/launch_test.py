@@ -130,6 +130,22 @@ def test_tpu_pod():
 
 
 @pytest.mark.parametrize(
+  "file", ["README.md", *(f"launch/{script}" for script in SCRIPTS)]
+)
+def test_what_is_told_of_can_be_run(file):
+  text = (LAUNCH.parent / file).read_text()
+  told = re.findall(
+    r"^(?:#   )?launch/(\w+\.sh) ((?:.*\\\n)*.*)", text, re.MULTILINE
+  )
+  assert told
+  for script, words in told:
+    words = re.sub(r"\\\n#?", " ", words).replace("[--dry_run]", "")
+    optional = shlex.split(re.sub(r"[][]", "", words))
+    done = launch(script, "--dry_run", *optional)
+    assert done.returncode == 0 and "experiments.bias" in done.stdout, words
+
+
+@pytest.mark.parametrize(
   ("script", "words", "said"),
   [
     ("slurm.sh", ["--", *JOB], "say --nodes=... or set LAUNCH_NODES"),
