@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 import byteprob
 from byteprob import models
-from byteprob.models import decoder, sharding
+from byteprob.models import converted, decoder, sharding
 from byteprob.sampling import loop
 from byteprob.tokenization import load_tables
 from configs.train_lm import get_config
@@ -166,12 +166,18 @@ def check_loading() -> None:
     found = models.load_model(directory, "bfloat16", mesh).params
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    converted.save(directory, *models.load_params(directory, "bfloat16"))
+    again = models.load_model(directory, "bfloat16", mesh).params
   embedding = found["embed"]["embedding"]
   assert embedding.dtype == jax.numpy.bfloat16
   assert found["final_norm"]["scale"].dtype == np.float32
   assert embedding.addressable_shards[0].data.shape == (10_240, 32)
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+  for a, b, c in zip(
+    *map(jax.tree.leaves, (found, wanted, again)), strict=True
+  ):
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    np.testing.assert_array_equal(np.asarray(c), np.asarray(b))
+    assert c.sharding == a.sharding and c.dtype == a.dtype
   # A part as it is in the file, in float32, and as it is sent; the whole is
   # four times as much. (The parts sent are the CPU devices' memory.)
   assert peak - kept < 1.2 * embedding.size / 4 * (2 + 4 + 2), (peak, kept)
