@@ -17,7 +17,7 @@ import difflib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,8 +28,9 @@ import byteprob
 from byteprob import infill
 from byteprob.prompt import Bare
 from experiments import (
-  _estimates,
+  _infill_summary,
   _infill_tasks,
+  _runtime,
   _sandbox,
   _study,
   _tokenwise,
@@ -39,9 +40,7 @@ _EXECUTE = flags.DEFINE_bool(
   "execute", False, "Run the programs that come out, each in a sandbox."
 )
 
-SCORE = "score"
-CUTS = ("all", "inside", "boundary")
-"""All tasks; those whose middle begins inside a token; where one ends."""
+SCORE = _infill_summary.SCORE
 
 BACK = {"token": 0, "healing": 1, "alignment": 3}
 """How many tokens of the prompt are spelled anew."""
@@ -119,7 +118,7 @@ def begin(config) -> Callable[[str], _study.Record]:
     # Where it cannot, let it be known now.
     _sandbox.run("pass", limits)
   family = family_of(config)
-  lm = byteprob.load(config.model, dtype=config.dtype)
+  lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
   form, _ = lm.infiller(family)
   by_kind = tasks(config)
   ready: set[tuple[str, ...]] = set()
@@ -251,128 +250,13 @@ def minus_logs(
   ]
 
 
-# What it amounts to ----------------------------------------------------------
+STUDY = _study.Study(
+  examples=examples,
+  begin=begin,
+  summarize=_infill_summary.summarize,
+  report=_infill_summary.report,
+  draw=_infill_summary.draw,
+)
 
-
-def summarize(config, records: list[_study.Record]) -> _study.Summary:
-  """Means with their errors, by kind, order, setting and way, and by cut."""
-  by: dict[tuple[str, ...], list[_study.Record]] = {}
-  for record in records:
-    *key, _ = record["example"].split("|")
-    by.setdefault(tuple(key), []).append(record)
-  kinds: dict[str, Any] = {}
-  for kind in tasks(config):
-    orders = {}
-    for order in config.orders:
-      scores = by[kind, order, SCORE, "all"]
-      problems = joined(scores, "problems")
-      places = places_of(joined(scores, "inside"))
-      nats = {
-        way: [x for record in scores for x in record["nats"][way]]
-        for way in scores[0]["nats"]
-      }
-      told: dict[str, Any] = {
-        "nats": {
-          way: by_cut(values, nats["byte"], problems, places, -1)
-          for way, values in nats.items()
-        },
-        "settings": {},
-      }
-      for setting in config.settings:
-        rows = {}
-        ks = [k for k in config.ks if k <= samples(config, setting)]
-        own = {
-          method: by[kind, order, setting, method]
-          for method in methods(config, order)
-        }
-        measures = {way: measured(found, ks) for way, found in own.items()}
-        base = measures.get("byte", {})
-        for method, found in own.items():
-          rows[method] = {
-            "measures": {
-              name: by_cut(values, base.get(name), problems, places, 1)
-              for name, values in measures[method].items()
-            },
-            **speed(found),
-          }
-        told["settings"][setting] = rows
-      orders[order] = told
-    kinds[kind] = {
-      "tasks": len(problems),
-      "inside": len(places["inside"]),
-      "orders": orders,
-    }
-  return {"model": config.model, "kinds": kinds}
-
-
-def places_of(insides: Sequence[bool]) -> dict[str, list[int]]:
-  """The tasks of each cut."""
-  return {
-    "all": list(range(len(insides))),
-    "inside": [k for k, found in enumerate(insides) if found],
-    "boundary": [k for k, found in enumerate(insides) if not found],
-  }
-
-
-def joined(records: Sequence[_study.Record], key: str) -> list[Any]:
-  """Lists of several batches as one."""
-  return [value for record in records for value in record[key]]
-
-
-def measured(
-  records: Sequence[_study.Record], ks: Sequence[int]
-) -> dict[str, list[float]]:
-  """Values of each task: means over its samples, and pass@k."""
-  found = {
-    name: [float(np.mean(row)) for row in joined(records, name)]
-    for name in ("exact", "similarity")
-  }
-  found["ended"] = [
-    float(np.mean([reason == "end" for reason in row]))
-    for row in joined(records, "reasons")
-  ]
-  if all(record["passed"] is not None for record in records):
-    for k in ks:
-      found[f"pass@{k}"] = [
-        _estimates.pass_at_k(len(row), sum(row), k)
-        for row in joined(records, "passed")
-      ]
-  return found
-
-
-def by_cut(
-  values: Sequence[float],
-  base: Sequence[float] | None,
-  problems: Sequence[str],
-  places: Mapping[str, Sequence[int]],
-  sign: int,
-) -> dict[str, Any]:
-  """Means by cut, and how much better the byte level is, task by task."""
-  found = {}
-  for cut, own in places.items():
-    if not own:
-      continue
-    names = [problems[k] for k in own]
-    found[cut] = _estimates.grouped([values[k] for k in own], names)
-    if base is not None:
-      gains = [sign * (base[k] - values[k]) for k in own]
-      found[cut]["byte_is_better_by"] = _estimates.grouped(gains, names)
-  return found
-
-
-def speed(records: Sequence[_study.Record]) -> dict[str, float | None]:
-  """Model calls a byte, and bytes a second where nothing was compiled."""
-
-  def total(name, own):
-    return sum(sum(row) for record in own for row in record[name])
-
-  timed = [record for record in records if record["seconds"]]
-  seconds = sum(record["seconds"] for record in timed)
-  return {
-    "calls_per_byte": total("calls", records) / max(total("bytes", records), 1),
-    "bytes_per_s": total("bytes", timed) / seconds if timed else None,
-    "seconds_per_middle": seconds
-    / sum(len(r) for t in timed for r in [t["bytes"]])
-    if timed
-    else None,
-  }
+if __name__ == "__main__":
+  _study.main("configs/infilling.py", STUDY, ValueError)
