@@ -30,6 +30,9 @@ from byteprob import hub
 from experiments import _runtime
 from experiments._windows import Windows
 
+JOINS = "+"
+"""Between the names of an ensemble's members."""
+
 SIDE_BY_SIDE = 64
 """Texts that are scored before their results are kept."""
 
@@ -49,8 +52,10 @@ class ByteprobLM(LM):
 
   def __init__(
     self,
-    model: str | byteprob.ByteLM = hub.DEFAULT,
+    model: str | byteprob.ByteLM | byteprob.Ensemble = hub.DEFAULT,
     *,
+    strategy: str = "mixture",
+    weights: str | float = "",
     dtype: str = "float32",
     validity: str = "exact",
     max_length: int | None = None,
@@ -62,7 +67,10 @@ class ByteprobLM(LM):
     """Loads a model.
 
     Args:
-      model: a model, or its name or path; see `byteprob.load`.
+      model: a model or an ensemble; or the name or path of one, see
+        `byteprob.load`, or of several with `+` between.
+      strategy, weights: of an ensemble, see `byteprob.Ensemble`; the weights
+        with `+` between, too.
       dtype, validity: see `byteprob.load`.
       max_length: tokens of a text at most, as other models of the harness
         have it; the model's context by default. Longer contexts lose their
@@ -77,9 +85,10 @@ class ByteprobLM(LM):
     """
     super().__init__()
     if isinstance(model, str):
-      model = byteprob.load(model, dtype=dtype, validity=validity)
+      model = load(model, strategy, str(weights), dtype, validity)
     self.lm = model
-    self.windows = Windows(lms=(model,), max_length=max_length)
+    members = getattr(model, "members", (model,))
+    self.windows = Windows(lms=members, max_length=max_length)
     self.max_gen_toks = max_gen_toks
     self.bytes_per_token = bytes_per_token
     self.batch_size = int(batch_size)
@@ -282,3 +291,26 @@ class ByteprobLM(LM):
       "greedy": greedy,
       **({} if greedy else controls),
     }
+
+
+def load(
+  names: str, strategy: str, weights: str, dtype: str, validity: str
+) -> byteprob.ByteLM | byteprob.Ensemble:
+  """A model, or an ensemble; see `ByteprobLM`.
+
+  Raises:
+    ValueError: strategy or weights make no sense.
+  """
+  lms = [
+    byteprob.load(name, dtype=dtype, validity=validity)
+    for name in names.split(JOINS)
+  ]
+  if len(lms) == 1:
+    return lms[0]
+  try:
+    found = [float(weight) for weight in weights.split(JOINS) if weights]
+  except ValueError:
+    raise ValueError(
+      f"weights are numbers with {JOINS} between, not {weights!r}"
+    ) from None
+  return byteprob.Ensemble(lms, strategy, weights=found or None)

@@ -19,7 +19,15 @@ import byteprob
 from byteprob import hub
 from experiments import _runtime
 
-_MODEL = flags.DEFINE_string("model", hub.DEFAULT, "A model's name or path.")
+_MODEL = flags.DEFINE_string(
+  "model", hub.DEFAULT, "A model's name or path; or several, with + between."
+)
+_STRATEGY = flags.DEFINE_string(
+  "strategy", "mixture", "Of several models; see byteprob.Ensemble."
+)
+_WEIGHTS = flags.DEFINE_string(
+  "weights", "", "Of several models, with + between; equal by default."
+)
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "See byteprob.load."
 )
@@ -97,6 +105,8 @@ def run() -> None:
   manager = find_tasks(_TASKS.value, _INCLUDE_PATH.value)
   model = {
     "model": _MODEL.value,
+    "strategy": _STRATEGY.value,
+    "weights": _WEIGHTS.value,
     "dtype": _DTYPE.value,
     "max_length": _MAX_LENGTH.value,
     "batch_size": _BATCH_SIZE.value,
@@ -122,7 +132,7 @@ def run() -> None:
       pathlib.Path(_OUTPUT.value),
       {
         **model,
-        "model": os.path.basename(_MODEL.value),
+        "model": "+".join(map(os.path.basename, _MODEL.value.split("+"))),
         "lm_eval": found["lm_eval_version"],
         "limit": limit,
         **json.loads(results),

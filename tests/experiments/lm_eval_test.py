@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from benches import make_bench
@@ -385,6 +384,27 @@ def test_the_harness_makes_the_model_of_its_arguments(monkeypatch):
   assert asked == [("stdlib-spm", {"dtype": "bfloat16", "validity": "exact"})]
   assert made.lm is lm
   assert (made.batch_size, made.windows.max_length) == (4, 100)
+
+
+def test_several_names_make_an_ensemble(monkeypatch):
+  lm = few_sizes(make_bench("gpt2"))
+  monkeypatch.setattr(byteprob, "load", lambda name, **_: lm)
+  made = get_model("byteprob").create_from_arg_string(
+    "model=one+other,strategy=product,weights=2+1", {}
+  )
+  assert made.lm.strategy == "product"
+  np.testing.assert_allclose(made.lm.weights, [2 / 3, 1 / 3])
+  assert made.windows.lms == (lm, lm)
+  # A product of one model with itself is that model.
+  asked = requests("loglikelihood", ("a", "s"), ("s", "la"))
+  found, wanted = (
+    made.loglikelihood(asked),
+    harness(make_bench("gpt2")).loglikelihood(asked),
+  )
+  for (value, greedy), (truth, is_greedy) in zip(found, wanted, strict=True):
+    assert abs(value - truth) < 1e-4 and greedy is is_greedy
+  with pytest.raises(ValueError, match="numbers with"):
+    _harness.load("one+other", "mixture", "2+x", "float32", "exact")
 
 
 WITHOUT = """
