@@ -12,6 +12,9 @@ import numpy as np
 
 from experiments import _estimates, _plots, _study
 
+INTERVAL = 1.96
+"""Standard errors on each side of a 95 % interval."""
+
 SCORE = "score"
 """Takes the place of a setting where true middles are scored."""
 
@@ -49,51 +52,39 @@ def summarize(config, records: Sequence[_study.Record]) -> _study.Summary:
 
 
 def _kind(orders: Table, ks: Sequence[int]) -> Table:
-  """What is said of one kind of tasks."""
-  told = {}
+  """What is said of one kind of tasks; they are the same in any order."""
+  scores = next(iter(orders.values()))[SCORE]["all"]
+  problems = joined(scores, "problems")
+  places = places_of(joined(scores, "inside"))
+
+  def by_way(values: Mapping[str, Sequence[float]], sign: int) -> Table:
+    base = values.get("byte")
+    return {
+      way: by_cut(own, None if way == "byte" else base, problems, places, sign)
+      for way, own in values.items()
+    }
+
+  told: Table = {}
   for order, settings in orders.items():
     scores = settings[SCORE]["all"]
-    problems = joined(scores, "problems")
-    places = places_of(joined(scores, "inside"))
     nats = {
       way: [value for record in scores for value in record["nats"][way]]
       for way in scores[0]["nats"]
     }
-    told[order] = {
-      "nats": {
-        way: by_cut(values, nats["byte"], problems, places, -1)
-        for way, values in nats.items()
-      },
-      "settings": {
-        setting: _setting(rows, ks, problems, places)
-        for setting, rows in settings.items()
-        if setting != SCORE
-      },
-    }
-  # The tasks are the same in any order.
+    told[order] = {"nats": by_way(nats, -1), "settings": {}}
+    for setting, rows in settings.items():
+      if setting == SCORE:
+        continue
+      found = {way: measured(own, ks) for way, own in rows.items()}
+      told[order]["settings"][setting] = {
+        "measures": {
+          name: by_way({way: own[name] for way, own in found.items()}, 1)
+          for name in next(iter(found.values()))
+        },
+        "speed": {way: speed(own) for way, own in rows.items()},
+      }
   sizes = {"tasks": len(problems), "inside": len(places["inside"])}
   return {**sizes, "orders": told}
-
-
-def _setting(
-  rows: Mapping[str, Sequence[_study.Record]],
-  ks: Sequence[int],
-  problems: Sequence[str],
-  places: Mapping[str, Sequence[int]],
-) -> Table:
-  """What is said of middles drawn with one setting."""
-  measures = {way: measured(found, ks) for way, found in rows.items()}
-  base = measures.get("byte", {})
-  return {
-    way: {
-      "measures": {
-        name: by_cut(values, base.get(name), problems, places, 1)
-        for name, values in measures[way].items()
-      },
-      **speed(found),
-    }
-    for way, found in rows.items()
-  }
 
 
 def places_of(insides: Sequence[bool]) -> dict[str, list[int]]:
@@ -113,7 +104,7 @@ def joined(records: Sequence[_study.Record], key: str) -> list[Any]:
 def measured(
   records: Sequence[_study.Record], ks: Sequence[int]
 ) -> dict[str, list[float]]:
-  """Values of each task: means over its samples, and pass@k."""
+  """Values of each task: means over its samples, and pass@k if they ran."""
   found = {
     name: [float(np.mean(row)) for row in joined(records, name)]
     for name in ("exact", "similarity")
@@ -122,7 +113,7 @@ def measured(
     float(np.mean([reason == "end" for reason in row]))
     for row in joined(records, "reasons")
   ]
-  if all(record["passed"] is not None for record in records):
+  if "passed" in records[0]:
     rows = joined(records, "passed")
     for k in ks:
       if k <= min(map(len, rows)):
@@ -143,7 +134,7 @@ def by_cut(
 
   Args:
     values: of each task.
-    base: the byte level's; None where there are none.
+    base: the byte level's; None where there is nothing to compare.
     problems: the program that each task comes from.
     places: see `places_of`; a cut without tasks is left out.
     sign: 1 where more is better, else -1.
@@ -161,15 +152,16 @@ def by_cut(
 
 
 def speed(records: Sequence[_study.Record]) -> dict[str, float | None]:
-  """Model calls a byte, and bytes and middles a second.
+  """Model calls a byte, bytes a second, and seconds a middle.
 
-  The last two are of the batches for which nothing was compiled.
+  The last two are of drawing alone, prompts read, side by side in a batch, and
+  of the batches for which nothing was compiled; None where there is none.
   """
 
   def total(name, own):
     return sum(sum(row) for record in own for row in record[name])
 
-  timed = [record for record in records if record["seconds"]]
+  timed = [record for record in records if record["seconds"] is not None]
   seconds = sum(record["seconds"] for record in timed)
   middles = sum(len(row) for record in timed for row in record["bytes"])
   return {
@@ -180,35 +172,50 @@ def speed(records: Sequence[_study.Record]) -> dict[str, float | None]:
 
 
 def report(summary: _study.Summary) -> str:
-  """Tables: a line for each way, with 95 % intervals."""
+  """Tables: a line for each way."""
   lines = []
   for kind, found in summary["kinds"].items():
     for order, told in found["orders"].items():
       lines.append(
-        f"{kind}, {order}: {found['tasks']} tasks, {found['inside']} of them"
-        " with a middle that begins inside a token"
+        f"{kind}, {order}: {found['tasks']} tasks, the middle begins inside a"
+        f" token in {found['inside']} (95 % intervals; in brackets by how much"
+        " the byte level is better)"
       )
-      for way, cuts in told["nats"].items():
-        lines.append(f"  nats     {way:10}" + _in_words(cuts, "", 1))
+      lines += _lines("nats of the middle", told["nats"], 1)
       for setting, rows in told["settings"].items():
-        for way, row in rows.items():
-          for name, cuts in row["measures"].items():
-            start = f"  {setting:8} {way:10}{name:11}"
-            lines.append(start + _in_words(cuts, " %", 100))
-          pace = row["bytes_per_s"]
+        for name, ways in rows["measures"].items():
+          lines += _lines(f"{setting} {name}, %", ways, 100)
+        for way, pace in rows["speed"].items():
+          start = f"  {setting:20} {way:10}"
           lines.append(
-            f"  {setting:8} {way:10}{row['calls_per_byte']:.2f} calls/byte"
-            + (f", {pace:.0f} bytes/s" if pace else "")
+            f"{start}{pace['calls_per_byte']:.2f} calls a byte"
+            + (
+              f", {pace['bytes_per_s']:.0f} bytes/s"
+              if pace["bytes_per_s"]
+              else ""
+            )
           )
   return "\n".join(lines)
 
 
-def _in_words(cuts: Table, unit: str, scale: float) -> str:
-  return "; ".join(
-    f"{cut} {scale * value['mean']:.1f} ±"
-    f" {1.96 * scale * value['error']:.1f}{unit}"
-    for cut, value in cuts.items()
-  )
+def _lines(name: str, ways: Table, scale: float) -> list[str]:
+  """A line for each way: means by cut."""
+
+  def words(value: Mapping[str, float]) -> str:
+    return (
+      f"{scale * value['mean']:.1f} ± {INTERVAL * scale * value['error']:.1f}"
+    )
+
+  found = []
+  for way, cuts in ways.items():
+    parts = []
+    for cut, value in cuts.items():
+      gain = value.get("byte_is_better_by")
+      parts.append(
+        f"{cut} {words(value)}" + (f" ({words(gain)})" if gain else "")
+      )
+    found.append(f"  {name:20} {way:10}" + "; ".join(parts))
+  return found
 
 
 def draw(summary: _study.Summary) -> dict[str, Any]:
@@ -220,21 +227,17 @@ def draw(summary: _study.Summary) -> dict[str, Any]:
     nats = {order: told["nats"] for order, told in orders.items()}
     panels = {"nats of the true middle": (nats, 1)}
     figures[f"{kind}-nats"] = _bars(panels, title)
-    for setting in next(iter(orders.values()))["settings"]:
-      rows = {
-        order: told["settings"][setting] for order, told in orders.items()
-      }
-      names = next(iter(next(iter(rows.values())).values()))["measures"]
+    for setting, rows in next(iter(orders.values()))["settings"].items():
       panels = {
         f"{name}, %": (
           {
-            order: {way: row["measures"][name] for way, row in own.items()}
-            for order, own in rows.items()
+            order: told["settings"][setting]["measures"][name]
+            for order, told in orders.items()
           },
           100,
         )
-        for name in ("pass@1", "exact", "similarity")
-        if name in names
+        for name in rows["measures"]
+        if name != "ended"
       }
       figures[f"{kind}-{setting}"] = _bars(panels, f"{title}, {setting}")
   return figures
@@ -270,7 +273,7 @@ def _bars(panels: Mapping[str, tuple[Table, float]], title: str) -> Any:
             at,
             scale * values[cut]["mean"],
             0.9,
-            yerr=1.96 * scale * values[cut]["error"],
+            yerr=INTERVAL * scale * values[cut]["error"],
             color=COLORS[way],
             hatch=HATCHES[way],
             edgecolor="white",
@@ -284,8 +287,8 @@ def _bars(panels: Mapping[str, tuple[Table, float]], title: str) -> Any:
       axis.set_ylabel(f"{name} (95 %)", fontsize=8)
       axis.set_title(CUTS[cut], fontsize=8)
   figure.legend(
-    handles.values(),
-    handles,
+    list(handles.values()),
+    list(handles),
     frameon=False,
     ncols=len(handles),
     loc="outside lower center",
