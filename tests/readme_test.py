@@ -48,6 +48,7 @@ SHORT = {
   "experiments.cost": ["--config.sizes=8,"],
   "experiments.vocabularies": ["--config.tokenizers=stdlib-bpe,stdlib-spm"],
   "experiments.bits_per_byte": ["--config.data=code"],
+  "experiments.infilling": ["--config.data=sample"],
 }
 
 
