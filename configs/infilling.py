@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.settings = ConfigDict(
     {"greedy": {"greedy": True}, "sampled": {"temperature": 0.8}}
   )
-  # Samples of each task where they are not greedy, and k of pass@k.
+  # Samples of each task where they are not greedy, 0 for none; k of pass@k.
   config.samples = 10
   config.ks = (1, 10)
   config.max_bytes = 200

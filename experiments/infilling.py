@@ -97,6 +97,7 @@ def examples(config) -> list[str]:
       (setting, method, samples(config, setting))
       for setting in config.settings
       for method in methods(config, order)
+      if samples(config, setting)
     ]
     found += [
       f"{kind}|{order}|{setting}|{method}|{number}"

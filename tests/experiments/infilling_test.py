@@ -233,6 +233,8 @@ def test_what_does_not_differ_is_not_asked_twice(tmp_path):
   assert asked.count(("joint_spm", "sampled", "healing")) == 3
   assert ("psm", "sampled", "healing") not in asked
   assert len(found) == len(set(found))
+  config.samples = 0
+  assert not any("sampled" in name for name in infilling.examples(config))
 
 
 def test_a_family_of_ones_own():
