@@ -10,7 +10,6 @@ import subprocess
 import sys
 import types
 
-import benches
 import numpy as np
 import oracle
 import pytest
@@ -175,7 +174,7 @@ PREFIX = "ab ab ab a"
 ROWS = [
   (PREFIX, "b ab", "b ab"),
   ("", "ab", " a"),
-  ("ab", " b", ""),
+  ("ab", " ab", ""),
   ("b", "", "a"),
 ]
 """The third begins where a token does, and the others have empty parts."""
@@ -307,8 +306,8 @@ def test_a_run_keeps_to_whether_programs_are_run(tmp_path):
 
 @functools.cache
 def toy_lm():
-  one = bench("starcoder2")
-  return byteprob.ByteLM(one.model, one.tables)
+  # Padding hides what the token of a space spells: none stands alone here.
+  return bench("starcoder2").byte_lm()
 
 
 def truth(form, ids, before, middle, trust_model):
@@ -332,10 +331,10 @@ def test_true_middles_cost_what_the_brute_force_says(order):
   lm = toy_lm()
   form, _ = lm.infiller()
   back = {"token": 0, "healing": 1, "alignment": 3}
-  found = infilling.scored(lm, None, toys(), order, [*back, "cover"])
-  assert found["problems"] == ["T/0", "T/1", "T/2", "T/3"]
-  assert found["inside"] == [True, False, False, False]
   for k, task in enumerate(toys()):
+    found = infilling.scored(lm, None, [task], order, [*back, "cover"])
+    assert found["problems"] == [f"T/{k}"]
+    assert found["inside"] == [k == 0]
     # What the middle goes on from.
     before = task.prefix if order == "joint_spm" else ""
     ids = lm.encode(
@@ -349,7 +348,7 @@ def test_true_middles_cost_what_the_brute_force_says(order):
       path = [*ids, *(spelled.index(token.encode()) for token in kept)]
       rest = before.removeprefix("".join(kept))
       wanted[way] = truth(form, path, rest, task.middle, True)
-    costs = {way: values[k] for way, values in found["nats"].items()}
+    costs = {way: value for way, (value,) in found["nats"].items()}
     assert costs == pytest.approx(wanted, abs=2e-5)
 
 
@@ -360,15 +359,15 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
   config = infilling_config.get_config("tiny")
   rows = [row(k, *each) for k, each in enumerate(ROWS)]
   config.data = write(tmp_path / "data.jsonl", *rows)
-  config.max_bytes, config.batch = 4, 2
+  config.max_bytes, config.batch = 4, 1
   names = infilling.examples(config)
-  assert len(names) == 6
+  assert len(names) == 12
 
   def begin(config):
     one = infilling.begin(config)
 
     def stopping(example):
-      if example == names[4]:
+      if example == names[7]:
         raise KeyboardInterrupt
       return one(example)
 
@@ -379,7 +378,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
   stopped = dataclasses.replace(infilling.STUDY, begin=begin)
   with pytest.raises(KeyboardInterrupt):
     _study.collect(parts, config, stopped)
-  assert list(_study.records_of(parts)) == names[:4]
+  assert list(_study.records_of(parts)) == names[:7]
   _study.collect(parts, config, infilling.STUDY)
   found = [
     [
@@ -398,7 +397,9 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
 
 
 def test_a_model_that_cannot_fill_in(monkeypatch):
-  lm = benches.make_bench("gpt2").byte_lm()
+  one = bench("starcoder2")
+  info = dataclasses.replace(one.tables.info, special=())
+  lm = byteprob.ByteLM(one.model, dataclasses.replace(one.tables, info=info))
   monkeypatch.setattr(byteprob, "load", lambda *args, **how: lm)
   with pytest.raises(PromptError, match="no tokens to fill in the middle"):
     infilling.begin(infilling_config.get_config("tiny"))
