@@ -281,6 +281,21 @@ def test_whole_programs_pass_and_broken_ones_do_not(monkeypatch):
   assert "passed" not in again and again["texts"] == record["texts"]
 
 
+def test_a_middle_that_goes_on_is_not_the_true_one():
+  (task, *_) = toys()
+  row = [
+    types.SimpleNamespace(text=text.encode(), reason=reason, calls=1)
+    for text, reason in (
+      (task.middle, "end"),
+      (task.middle, "max_bytes"),
+      (f"{task.middle} ", "end"),
+    )
+  ]
+  record = infilling.told([task], [row], None)
+  assert record["exact"] == [[1, 0, 0]]
+  assert record["bytes"] == [[4, 4, 5]]
+
+
 def test_a_run_keeps_to_whether_programs_are_run(tmp_path):
   config = infilling_config.get_config("tiny")
   config.execute = True
