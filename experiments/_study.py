@@ -57,13 +57,20 @@ class Study:
   draw: Callable[[Summary], dict[str, Any]]
 
 
-def main(config: str, study: Study, *mistakes: type[Exception]) -> None:
+def main(
+  config: str,
+  study: Study,
+  *mistakes: type[Exception],
+  recorded: Sequence[flags.FlagHolder] = (),
+) -> None:
   """Declares the flags of a script and runs it.
 
   Args:
     config: path of its default configuration.
     study: what it does.
     *mistakes: see `_runtime.main`.
+    recorded: flags whose values become those of the configuration's fields of
+      the same names, so that a run keeps to them.
   """
   asked, workdir = _runtime.define_flags(config)
   redraw = flags.DEFINE_bool(
@@ -74,6 +81,8 @@ def main(config: str, study: Study, *mistakes: type[Exception]) -> None:
   )
 
   def run() -> None:
+    for flag in recorded:
+      asked.value[flag.name] = flag.value
     directory = _runtime.Workdir(workdir.value)
     if redraw.value:
       found = json.loads((directory / "config.json").read_text())

@@ -16,7 +16,6 @@ put a token across the place where the middle begins.
 import difflib
 import functools
 import itertools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,13 +24,15 @@ import numpy as np
 from absl import flags
 
 import byteprob
-from byteprob import infill
+from byteprob import infill, sampling
 from byteprob.prompt import Bare
 from experiments import (
-  _estimates,
+  _infill_summary,
   _infill_tasks,
+  _runtime,
   _sandbox,
   _study,
+  _timing,
   _tokenwise,
 )
 
@@ -39,12 +40,12 @@ _EXECUTE = flags.DEFINE_bool(
   "execute", False, "Run the programs that come out, each in a sandbox."
 )
 
-SCORE = "score"
-CUTS = ("all", "inside", "boundary")
-"""All tasks; those whose middle begins inside a token; where one ends."""
+SCORE = _infill_summary.SCORE
 
 BACK = {"token": 0, "healing": 1, "alignment": 3}
-"""How many tokens of the prompt are spelled anew."""
+"""How many tokens of the prefix are spelled anew."""
+
+Spelling = Mapping[int, bytes]
 
 
 @functools.cache
@@ -53,10 +54,14 @@ def _read(source: str, most: int) -> tuple[_infill_tasks.Task, ...]:
 
 
 def tasks(config) -> dict[str, list[_infill_tasks.Task]]:
-  """The tasks by their kinds."""
-  sources = config.data
+  """The tasks by their kinds.
+
+  Raises:
+    ByteprobError: a line of the data is broken.
+    OSError: they cannot be read.
+  """
   found: dict[str, list[_infill_tasks.Task]] = {}
-  for source in [sources] if isinstance(sources, str) else sources:
+  for source in config.data.split(","):
     for task in _read(source, config.tasks):
       found.setdefault(task.kind, []).append(task)
   return found
@@ -75,23 +80,30 @@ def samples(config, setting: str) -> int:
   return 1 if greedy else config.samples
 
 
-def parts(config, count: int, each: int) -> int:
-  """How many batches tasks make that take `each` texts."""
-  return -(-count // max(config.batch // each, 1))
+def batches(config, own: Sequence[Any], each: int) -> list[Sequence[Any]]:
+  """Tasks in parts that are done at once, where each takes so many texts."""
+  size = max(config.batch // each, 1)
+  return [own[first : first + size] for first in range(0, len(own), size)]
 
 
 def examples(config) -> list[str]:
   """Kinds of tasks, orders, what is done, by which way, and which batch."""
   found = []
-  for kind, own in tasks(config).items():
-    for order in config.orders:
-      numbers = range(parts(config, len(own), 1))
-      found += [f"{kind}|{order}|{SCORE}|all|{k}" for k in numbers]
-      for setting, method in itertools.product(
-        config.settings, methods(config, order)
-      ):
-        numbers = range(parts(config, len(own), samples(config, setting)))
-        found += [f"{kind}|{order}|{setting}|{method}|{k}" for k in numbers]
+  for (kind, own), order in itertools.product(
+    tasks(config).items(), config.orders
+  ):
+    stages = [(SCORE, "all", 1)]
+    stages += [
+      (setting, method, samples(config, setting))
+      for setting in config.settings
+      for method in methods(config, order)
+      if samples(config, setting)
+    ]
+    found += [
+      f"{kind}|{order}|{setting}|{method}|{number}"
+      for setting, method, each in stages
+      for number in range(len(batches(config, own, each)))
+    ]
   return found
 
 
@@ -115,83 +127,106 @@ def family_of(config) -> str | infill.Family | None:
 def begin(config) -> Callable[[str], _study.Record]:
   """Loads the model."""
   limits = _sandbox.Limits(**config.limits.to_dict())
-  if _EXECUTE.value:
+  if config.execute:
     # Where it cannot, let it be known now.
     _sandbox.run("pass", limits)
   family = family_of(config)
-  lm = byteprob.load(config.model, dtype=config.dtype)
-  form, _ = lm.infiller(family)
+  lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
+  lm.infiller(family)
   by_kind = tasks(config)
-  ready: set[tuple[str, ...]] = set()
 
   @functools.cache
-  def passes(program: str) -> int:
-    return int(_sandbox.run(program, limits).passed)
+  def passes(program: str) -> bool:
+    return _sandbox.run(program, limits).passed
 
   def one(example: str) -> _study.Record:
     kind, order, setting, method, number = example.split("|")
     each = 1 if setting == SCORE else samples(config, setting)
-    size = max(config.batch // each, 1)
-    own = by_kind[kind][int(number) * size :][:size]
+    own = batches(config, by_kind[kind], each)[int(number)]
     if setting == SCORE:
-      return {
-        "problems": [task.problem for task in own],
-        "inside": [inside(lm, task) for task in own],
-        "nats": scored(lm, form, own, order, methods(config, order)),
-      }
-    pairs = [(t.prefix, t.suffix) for t in own for _ in range(each)]
+      return scored(lm, family, own, order, methods(config, order))
+    pairs = [(task.prefix, task.suffix) for task in own for _ in range(each)]
+    size = max(config.batch // each, 1) * each
     # Always as many, so that one size is compiled.
-    pairs += pairs[:1] * (size * each - len(pairs))
-    key = jax.random.fold_in(jax.random.key(config.seed), int(number))
-    begun = time.perf_counter()
-    drawn = lm.infill_batch(
-      pairs,
-      key,
-      config.max_bytes,
-      method=method,
-      order=order,
-      family=family,
-      **config.settings[setting].to_dict(),
-    )
-    seconds = time.perf_counter() - begun
-    found = [drawn[k * each : (k + 1) * each] for k in range(len(own))]
-    texts = [[s.text.decode("utf-8", "replace") for s in row] for row in found]
-    # The first of its kind compiles.
-    first = (order, setting, method) not in ready
-    ready.add((order, setting, method))
+    filled = pairs + pairs[:1] * (size - len(pairs))
+    with _timing.loops_timed() as timed:
+      drawn = lm.infill_batch(
+        filled,
+        jax.random.fold_in(jax.random.key(config.seed), int(number)),
+        config.max_bytes,
+        method=method,
+        order=order,
+        family=family,
+        **config.settings[setting].to_dict(),
+      )
+    seconds = sum(timed.seconds) * len(pairs) / size
+    rows = [drawn[k : k + each] for k in range(0, len(pairs), each)]
     return {
-      "texts": texts,
-      "exact": _each(own, texts, lambda task, text: int(text == task.middle)),
-      "similarity": _each(own, texts, similarity),
-      "passed": _each(own, texts, lambda task, text: passes(task.program(text)))
-      if _EXECUTE.value
-      else None,
-      "reasons": [[sample.reason for sample in row] for row in found],
-      "calls": [[sample.calls for sample in row] for row in found],
-      "bytes": [[len(sample.text) for sample in row] for row in found],
-      "seconds": None if first else seconds * len(own) * each / len(pairs),
+      **told(own, rows, passes if config.execute else None),
+      "seconds": None if timed.compiled else seconds,
     }
 
   return one
 
 
-def _each(own, texts, measure) -> list[list[Any]]:
-  return [
-    [measure(task, text) for text in row]
-    for task, row in zip(own, texts, strict=True)
-  ]
+def told(
+  own: Sequence[_infill_tasks.Task],
+  drawn: Sequence[Sequence[sampling.Sample | sampling.TokenSample]],
+  passes: Callable[[str], bool] | None,
+) -> _study.Record:
+  """What is said of middles, all of them lists by task and sample.
+
+  Args:
+    own: the tasks.
+    drawn: the samples of each.
+    passes: whether a program runs to its end; None if none is to run.
+  """
+
+  def each(measure: Callable[..., Any]) -> list[list[Any]]:
+    return [
+      [
+        measure(task, sample, sample.text.decode("utf-8", "replace"))
+        for sample in row
+      ]
+      for task, row in zip(own, drawn, strict=True)
+    ]
+
+  found = {
+    "texts": each(lambda task, sample, text: text),
+    "exact": each(
+      lambda task, sample, text: int(
+        sample.reason == "end" and text == task.middle
+      )
+    ),
+    "similarity": each(
+      lambda task, sample, text: similarity(task.middle, text)
+    ),
+    "reasons": each(lambda task, sample, text: sample.reason),
+    "calls": each(lambda task, sample, text: sample.calls),
+    "bytes": each(lambda task, sample, text: len(sample.text)),
+  }
+  if passes:
+    found["passed"] = each(
+      lambda task, sample, text: int(passes(task.program(text)))
+    )
+  return found
 
 
-def similarity(task: _infill_tasks.Task, text: str) -> float:
-  """How much of two texts is the same, in order: 0 to 1."""
-  matcher = difflib.SequenceMatcher(None, task.middle, text, autojunk=False)
+def similarity(one: str, other: str) -> float:
+  """Edit similarity of two texts: 0 to 1.
+
+  Twice the characters of their matching blocks over all characters, as in
+  CodeXGLUE (Lu et al., 2021).
+  """
+  matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
   return matcher.ratio()
 
 
-def inside(lm: byteprob.ByteLM, task: _infill_tasks.Task) -> bool:
+def inside(
+  lm: byteprob.ByteLM, spelling: Spelling, task: _infill_tasks.Task
+) -> bool:
   """Whether the whole program has a token across the middle's beginning."""
   text = (task.prefix + task.middle + task.suffix).encode()
-  spelling = _tokenwise.spelling(lm.tables)
   sizes = [len(spelling.get(id_, b"")) for id_ in lm.encode(text)]
   # A tokenizer may put a space before the text.
   ends = np.cumsum([0, *sizes]) - (sum(sizes) - len(text))
@@ -201,178 +236,64 @@ def inside(lm: byteprob.ByteLM, task: _infill_tasks.Task) -> bool:
 
 def scored(
   lm: byteprob.ByteLM,
-  form: infill.Format,
+  family: str | infill.Family | None,
   own: Sequence[_infill_tasks.Task],
   order: str,
   ways: Sequence[str],
-) -> dict[str, list[float]]:
-  """Minus log-probs of the true middles and their ends, by each way.
+) -> _study.Record:
+  """What true middles cost, each with its end, by each way: nats.
 
   Of "token" it is what tokens after the prompt's give, unmasked; of "healing"
   and "alignment" the same with the last one or three tokens of the prefix
   spelled in any way (they themselves choose less well). A cover's texts have
   the law of "byte".
   """
-  _, exact = lm.infiller(form.family)
+  form, exact = lm.infiller(family)
   trusting = byteprob.ByteLM(exact.model, exact.tables, "trust_model")
   spelling = _tokenwise.spelling(lm.tables)
-  contexts = [form.context(t.prefix, t.suffix, order) for t in own]
+  contexts = [form.context(task.prefix, task.suffix, order) for task in own]
   middles = [task.middle for task in own]
-  found = {"byte": minus_logs(exact, contexts, middles)}
+  nats = {"byte": costs(exact, contexts, middles)}
+  encoded = [lm.encode(context) for context in contexts]
   for way in ways:
     if way not in BACK:
       continue
-    told = []
-    for context in contexts:
-      ids = lm.encode(context)
+    asked = []
+    for context, ids in zip(contexts, encoded, strict=True):
       # The prefix's tokens, where nothing stands between it and the middle.
       first = len(ids) - ids[::-1].index(form.middle)
       kept = max(len(ids) - BACK[way], first)
       rest = b"".join(spelling[id_] for id_ in ids[kept:])
-      told.append([*ids[:kept], Bare(rest)] if ids[first:] else context)
-    found[way] = minus_logs(trusting, told, middles)
-  return found
+      asked.append([*ids[:kept], Bare(rest)] if ids[first:] else context)
+    nats[way] = costs(trusting, asked, middles)
+  return {
+    "problems": [task.problem for task in own],
+    "inside": [inside(lm, spelling, task) for task in own],
+    "nats": nats,
+  }
 
 
-def minus_logs(
+def costs(
   lm: byteprob.ByteLM, contexts: Sequence[Any], middles: Sequence[str]
 ) -> list[float]:
   """Minus log-probs of middles and of the end after each, in nats."""
-  rows = lm.byte_logprobs_batch(middles, contexts)
-  ends = lm.next_byte_logprobs_batch(
-    [
-      [*context, middle]
-      for context, middle in zip(contexts, middles, strict=True)
-    ]
-  )
-  return [
-    -float(row.sum() + end[byteprob.EOS])
-    for row, end in zip(rows, ends, strict=True)
-  ]
-
-
-# What it amounts to ----------------------------------------------------------
-
-
-def summarize(config, records: list[_study.Record]) -> _study.Summary:
-  """Means with their errors, by kind, order, setting and way, and by cut."""
-  by: dict[tuple[str, ...], list[_study.Record]] = {}
-  for record in records:
-    *key, _ = record["example"].split("|")
-    by.setdefault(tuple(key), []).append(record)
-  kinds: dict[str, Any] = {}
-  for kind in tasks(config):
-    orders = {}
-    for order in config.orders:
-      scores = by[kind, order, SCORE, "all"]
-      problems = joined(scores, "problems")
-      places = places_of(joined(scores, "inside"))
-      nats = {
-        way: [x for record in scores for x in record["nats"][way]]
-        for way in scores[0]["nats"]
-      }
-      told: dict[str, Any] = {
-        "nats": {
-          way: by_cut(values, nats["byte"], problems, places, -1)
-          for way, values in nats.items()
-        },
-        "settings": {},
-      }
-      for setting in config.settings:
-        rows = {}
-        ks = [k for k in config.ks if k <= samples(config, setting)]
-        own = {
-          method: by[kind, order, setting, method]
-          for method in methods(config, order)
-        }
-        measures = {way: measured(found, ks) for way, found in own.items()}
-        base = measures.get("byte", {})
-        for method, found in own.items():
-          rows[method] = {
-            "measures": {
-              name: by_cut(values, base.get(name), problems, places, 1)
-              for name, values in measures[method].items()
-            },
-            **speed(found),
-          }
-        told["settings"][setting] = rows
-      orders[order] = told
-    kinds[kind] = {
-      "tasks": len(problems),
-      "inside": len(places["inside"]),
-      "orders": orders,
-    }
-  return {"model": config.model, "kinds": kinds}
-
-
-def places_of(insides: Sequence[bool]) -> dict[str, list[int]]:
-  """The tasks of each cut."""
-  return {
-    "all": list(range(len(insides))),
-    "inside": [k for k, found in enumerate(insides) if found],
-    "boundary": [k for k, found in enumerate(insides) if not found],
-  }
-
-
-def joined(records: Sequence[_study.Record], key: str) -> list[Any]:
-  """Lists of several batches as one."""
-  return [value for record in records for value in record[key]]
-
-
-def measured(
-  records: Sequence[_study.Record], ks: Sequence[int]
-) -> dict[str, list[float]]:
-  """Values of each task: means over its samples, and pass@k."""
-  found = {
-    name: [float(np.mean(row)) for row in joined(records, name)]
-    for name in ("exact", "similarity")
-  }
-  found["ended"] = [
-    float(np.mean([reason == "end" for reason in row]))
-    for row in joined(records, "reasons")
-  ]
-  if all(record["passed"] is not None for record in records):
-    for k in ks:
-      found[f"pass@{k}"] = [
-        _estimates.pass_at_k(len(row), sum(row), k)
-        for row in joined(records, "passed")
-      ]
+  found = []
+  for middle, rows in zip(
+    middles, lm.next_byte_logprobs_along_batch(middles, contexts), strict=True
+  ):
+    symbols = [*middle.encode(), byteprob.EOS]
+    values = rows[np.arange(len(symbols)), symbols]
+    found.append(-float(values.sum(dtype=np.float64)))
   return found
 
 
-def by_cut(
-  values: Sequence[float],
-  base: Sequence[float] | None,
-  problems: Sequence[str],
-  places: Mapping[str, Sequence[int]],
-  sign: int,
-) -> dict[str, Any]:
-  """Means by cut, and how much better the byte level is, task by task."""
-  found = {}
-  for cut, own in places.items():
-    if not own:
-      continue
-    names = [problems[k] for k in own]
-    found[cut] = _estimates.grouped([values[k] for k in own], names)
-    if base is not None:
-      gains = [sign * (base[k] - values[k]) for k in own]
-      found[cut]["byte_is_better_by"] = _estimates.grouped(gains, names)
-  return found
+STUDY = _study.Study(
+  examples=examples,
+  begin=begin,
+  summarize=_infill_summary.summarize,
+  report=_infill_summary.report,
+  draw=_infill_summary.draw,
+)
 
-
-def speed(records: Sequence[_study.Record]) -> dict[str, float | None]:
-  """Model calls a byte, and bytes a second where nothing was compiled."""
-
-  def total(name, own):
-    return sum(sum(row) for record in own for row in record[name])
-
-  timed = [record for record in records if record["seconds"]]
-  seconds = sum(record["seconds"] for record in timed)
-  return {
-    "calls_per_byte": total("calls", records) / max(total("bytes", records), 1),
-    "bytes_per_s": total("bytes", timed) / seconds if timed else None,
-    "seconds_per_middle": seconds
-    / sum(len(r) for t in timed for r in [t["bytes"]])
-    if timed
-    else None,
-  }
+if __name__ == "__main__":
+  _study.main("configs/infilling.py", STUDY, ValueError, recorded=[_EXECUTE])

@@ -13,6 +13,7 @@ TINY = (
   "distributions_test.py",
   "ensemble_test.py",
   "infill_test.py",
+  "infilling_test.py",
   "lm_eval_test.py",
   "sampling_test.py",
   "tokenwise_test.py",
