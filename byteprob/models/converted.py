@@ -56,11 +56,13 @@ def save(
     OSError: the directory cannot be written.
   """
   ocp = _orbax()
-  args = jax.tree.map(
+  chunks = jax.tree.map(
     lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params
   )
   with _checkpointer(ocp, None) as checkpointer:
-    checkpointer.save(directory.absolute() / _PARAMS, params, save_args=args)
+    checkpointer.save(
+      directory.absolute() / _PARAMS, args=ocp.args.PyTreeSave(params, chunks)
+    )
   about = {"format": FORMAT, "config": dataclasses.asdict(config)}
   (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
@@ -100,7 +102,10 @@ def load(
     with _checkpointer(ocp, mesh) as checkpointer:
       if _kept(checkpointer, params) != shapes:
         raise CheckpointError("the shapes differ")
-      return config, checkpointer.restore(params, assemble.nest(target))
+      tree = assemble.nest(target)
+      how = ocp.checkpoint_utils.construct_restore_args(tree)
+      args = ocp.args.PyTreeRestore(tree, restore_args=how)
+      return config, checkpointer.restore(params, args=args)
   # Errors of Orbax and of TensorStore share no base.
   except Exception as error:
     said = str(error).strip().partition("\n")[0].partition(". ")[0]
@@ -136,12 +141,16 @@ def _checkpointer(ocp: types.ModuleType, mesh: Mesh | None) -> Any:
   own = [jax.process_index()]
   if mesh is not None:
     own = [device.process_index for device in mesh.devices.flat]
-  return ocp.StandardCheckpointer(
-    restore_concurrent_gb=_MOST_GIGABYTES,
-    multiprocessing_options=ocp.options.MultiprocessingOptions(
-      primary_host=min(own), active_processes=set(own)
-    ),
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=min(own), active_processes=set(own)
   )
+  handler = ocp.PyTreeCheckpointHandler(
+    # Saves 8 % of the disk, and costs two thirds of the time to load.
+    use_compression=False,
+    restore_concurrent_gb=_MOST_GIGABYTES,
+    multiprocessing_options=options,
+  )
+  return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def _read_about(path: pathlib.Path) -> DecoderConfig:
