@@ -31,9 +31,8 @@ FORMAT = 1
 
 _ABOUT, _PARAMS = "byteprob.json", "params"
 # Parts of a parameter that are read by themselves, for devices that need no
-# other; and what may be on its way from the disk at once.
+# other.
 _CHUNK_BYTES = 32 << 20
-_MOST_GIGABYTES = 8
 
 
 def is_converted(path: pathlib.Path) -> bool:
@@ -59,7 +58,7 @@ def save(
   chunks = jax.tree.map(
     lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params
   )
-  with _checkpointer(ocp, None) as checkpointer:
+  with _checkpointer(ocp) as checkpointer:
     checkpointer.save(
       directory.absolute() / _PARAMS, args=ocp.args.PyTreeSave(params, chunks)
     )
@@ -98,8 +97,9 @@ def load(
     target[path] = jax.ShapeDtypeStruct(shape, kind, sharding=where)
   params = directory.absolute() / _PARAMS
   ocp = _orbax()
+  largest = max(leaf.size * leaf.dtype.itemsize for leaf in target.values())
   try:
-    with _checkpointer(ocp, mesh) as checkpointer:
+    with _checkpointer(ocp, mesh, largest) as checkpointer:
       if _kept(checkpointer, params) != shapes:
         raise CheckpointError("the shapes differ")
       tree = assemble.nest(target)
@@ -136,8 +136,17 @@ def _orbax() -> types.ModuleType:
   return orbax.checkpoint
 
 
-def _checkpointer(ocp: types.ModuleType, mesh: Mesh | None) -> Any:
-  """Orbax's, for the processes that have a part of a mesh and no others."""
+def _checkpointer(
+  ocp: types.ModuleType, mesh: Mesh | None = None, largest: int = 0
+) -> Any:
+  """Orbax's, for the processes that have a part of a mesh and no others.
+
+  Args:
+    ocp: Orbax.
+    mesh: the mesh, if any.
+    largest: bytes of the largest parameter; not much more is on its way from
+      the disk at once.
+  """
   own = [jax.process_index()]
   if mesh is not None:
     own = [device.process_index for device in mesh.devices.flat]
@@ -147,7 +156,7 @@ def _checkpointer(ocp: types.ModuleType, mesh: Mesh | None) -> Any:
   handler = ocp.PyTreeCheckpointHandler(
     # Saves 8 % of the disk, and costs two thirds of the time to load.
     use_compression=False,
-    restore_concurrent_gb=_MOST_GIGABYTES,
+    restore_concurrent_gb=1 + largest // 10**9,
     multiprocessing_options=options,
   )
   return ocp.Checkpointer(handler, multiprocessing_options=options)
