@@ -4,8 +4,11 @@
   python -m experiments.loading --config.model=gemma3-270m \
     --config.mesh=model:4 --output=results/loading/gemma3.json
 
-Hardware: any; on a CPU the mesh is made of virtual devices. Time: a minute.
-Result: see `results/loading/`. The variant `tiny` shows that it works.
+Hardware: any; on a CPU the mesh is made of virtual devices, and the peak is
+with the parameters themselves. Time on two CPU cores: two minutes. Result, on a
+machine that did other work meanwhile: SmolLM2's 538 MB of float32 load in 4.0 s
+from its 4-bit GGUF, and converted in 2.1 s; on three devices in 4.2 and 2.7 s,
+with 152 and 186 MB beside them at most. The variant `tiny` shows that it works.
 """
 
 from ml_collections import ConfigDict

@@ -236,12 +236,12 @@ def summarize(
   done = ended_well(config, workdir)
   rows = []
   for name, values in runs.items():
-    row: dict[str, Any] = {"run": name, "done": name in done, **values}
+    row = {"run": name, "done": name in done, "values": values}
     if name in done:
       path = workdir / "runs" / name / config.result
       found = json.loads(path.read_text())
-      row |= {"seconds": done[name]["seconds"]}
-      row |= {path: look_up(found, path) for path in config.show}
+      row["seconds"] = done[name]["seconds"]
+      row["found"] = {path: look_up(found, path) for path in config.show}
     rows.append(row)
   first = next(iter(runs.values()))
   return {
@@ -259,7 +259,12 @@ def table(summary: dict[str, Any]) -> str:
   lines = [[name.rpartition(".")[2] for name in columns]]
   if len(set(lines[0])) < len(columns):
     lines = [columns]
-  lines += [[cell(row, name) for name in columns] for row in summary["runs"]]
+  for row in summary["runs"]:
+    found = row.get("found", {})
+    values = [row["values"][key] for key in summary["keys"]]
+    values.append(row["seconds"] if row["done"] else "failed")
+    values += [found.get(path) for path in summary["shown"]]
+    lines.append(list(map(cell, values)))
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(
     "  ".join(
@@ -270,11 +275,8 @@ def table(summary: dict[str, Any]) -> str:
   )
 
 
-def cell(row: Mapping[str, Any], name: str) -> str:
-  """One value of a run, in few characters."""
-  if name == "seconds" and not row["done"]:
-    return "failed"
-  value = row.get(name)
+def cell(value: Any) -> str:
+  """A value in few characters."""
   if isinstance(value, float) and math.isfinite(value):
     return f"{value:.5g}"
   return "-" if value is None else written(value)
@@ -284,7 +286,7 @@ def lacking(summary: dict[str, Any]) -> Iterable[str]:
   """Fields that are in no result."""
   done = [row for row in summary["runs"] if row["done"]]
   for path in summary["shown"]:
-    if done and all(row[path] is None for row in done):
+    if done and all(row["found"][path] is None for row in done):
       yield path
 
 

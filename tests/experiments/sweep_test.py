@@ -61,10 +61,13 @@ def test_what_failed_is_told_and_tried_again_and_the_rest_is_not(
       "name": "b c",
       "sizes": [3],
       "on": False,
-      "inner": {"rate": row["inner.rate"]},
+      "inner": {"rate": row["values"]["inner.rate"]},
     }
-    assert row["asked.inner.rate"] == row["inner.rate"]
-    assert row["a.b.c.1.d"] == 0.5
+    assert row["found"] == {
+      "asked.inner.rate": row["values"]["inner.rate"],
+      "a.b.c.1.d": 0.5,
+      "asked.name": "b c",
+    }
   # A kill may leave a part of a line, and results that nobody vouches for.
   with (workdir / "runs.jsonl").open("a") as file:
     file.write('{"run": "na')
@@ -89,10 +92,11 @@ def test_what_failed_is_told_and_tried_again_and_the_rest_is_not(
 
 def test_table():
   rows = [
-    {"run": "a", "done": True, "model.size": 1, "seconds": 2.0, "x.y": 0.1},
-    {"run": "b", "done": False, "model.size": 100},
-    {"run": "c", "done": True, "model.size": 3, "seconds": 12.5, "x.y": None},
+    {"done": True, "values": {"model.size": 1}, "seconds": 2.0},
+    {"done": False, "values": {"model.size": 100}},
+    {"done": True, "values": {"model.size": 3}, "seconds": 12.5},
   ]
+  rows[0]["found"], rows[2]["found"] = {"x.y": 0.1}, {"x.y": None}
   summary = {"keys": ["model.size"], "shown": ["x.y"], "runs": rows}
   assert sweep.table(summary).splitlines() == [
     "size  seconds    y",
@@ -101,7 +105,7 @@ def test_table():
     "3        12.5    -",
   ]
   assert not list(sweep.lacking(summary))
-  rows[0]["x.y"] = None
+  rows[0]["found"]["x.y"] = None
   assert list(sweep.lacking(summary)) == ["x.y"]
 
 

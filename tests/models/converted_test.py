@@ -11,7 +11,7 @@ import pytest
 
 import byteprob
 from byteprob import models
-from byteprob.models import converted
+from byteprob.models import assemble, converted
 from byteprob.models.converted import load, save
 
 ASSET = pathlib.Path(byteprob.__file__).parent / "assets" / "stdlib-bpe"
@@ -36,7 +36,7 @@ def test_it_loads_as_the_model_that_it_was_made_of(kept, dtype):
   assert not list(kept.parent.glob(".it*"))
   found, wanted = (byteprob.load(x, dtype) for x in (kept, "stdlib-bpe"))
   same(found.model.params, wanted.model.params)
-  assert found.model.params["head"]["weight"].dtype == dtype
+  assert found.model.params["embed"]["embedding"].dtype == dtype
   assert found.model.context_length == wanted.model.context_length
   same(found.tables, wanted.tables)
   assert found.tables.info == wanted.tables.info
@@ -74,19 +74,32 @@ def every_setting() -> models.DecoderConfig:
   )
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[pathlib.Path, models.DecoderConfig, dict]:
+  """Such a decoder, its parameters kept in many parts."""
+  config, rng = every_setting(), np.random.default_rng(0)
+  flat = {
+    path: jax.numpy.asarray(rng.normal(size=shape), "float32")
+    for path, shape in assemble.shapes_of(config).items()
+  }
+  params = assemble.nest(flat)
+  directory = tmp_path_factory.mktemp("made")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(converted, "_CHUNK_BYTES", 64)
+    save(directory, config, params)
+  return directory, config, params
+
+
 @pytest.fixture
-def tiny(tmp_path, monkeypatch) -> pathlib.Path:
-  """Such a decoder, its parameters in many parts."""
-  monkeypatch.setattr(converted, "_CHUNK_BYTES", 64)
-  config = every_setting()
-  save(tmp_path, config, models.init_params(config, jax.random.key(0)))
-  return tmp_path
+def tiny(made, tmp_path) -> pathlib.Path:
+  """A copy of it, to be broken."""
+  return shutil.copytree(made[0], tmp_path / "copy")
 
 
-def test_every_setting_and_every_parameter(tiny):
+def test_every_setting_and_every_parameter(made):
+  tiny, asked, wanted = made
   config, params = load(tiny)
-  assert config == every_setting()
-  wanted = models.init_params(config, jax.random.key(0))
+  assert config == asked
   same(params, wanted)
   same(load(tiny, "bfloat16")[1], models.cast_params(wanted, "bfloat16"))
 

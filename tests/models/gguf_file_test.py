@@ -170,5 +170,5 @@ def test_metadata_alone_are_a_file_without_tensors(tmp_path, version):
   assert found.metadata["a"] == whole.metadata["a"] == "é"
   np.testing.assert_array_equal(found.metadata["b"], [1, 2, 3])
   (tmp_path / "x.gguf").write_bytes(content[:40])
-  with pytest.raises(errors.CheckpointError, match="cut short"):
+  with pytest.raises(errors.CheckpointError, match=r"header .*fetch it again"):
     gguf_file.read_metadata_alone(tmp_path / "x.gguf")
