@@ -43,7 +43,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.settings = ConfigDict(
     {"greedy": {"greedy": True}, "sampled": {"temperature": 0.8}}
   )
-  # Samples of each task where they are not greedy, 0 for none; k of pass@k.
+  # Those that middles are drawn with; without any, true ones are scored alone.
+  config.draw = ("greedy", "sampled")
+  # Samples of each task where they are not greedy, and k of pass@k.
   config.samples = 10
   config.ks = (1, 10)
   config.max_bytes = 200
@@ -57,7 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.tasks = 4
     config.methods = ("byte", "token")
     config.orders = ("joint_spm",)
-    config.settings = ConfigDict({"greedy": {"greedy": True}})
+    config.draw = ("greedy",)
     config.max_bytes = 24
     config.batch = 4
   elif variant == "codellama":

@@ -95,9 +95,8 @@ def examples(config) -> list[str]:
     stages = [(SCORE, "all", 1)]
     stages += [
       (setting, method, samples(config, setting))
-      for setting in config.settings
+      for setting in config.draw
       for method in methods(config, order)
-      if samples(config, setting)
     ]
     found += [
       f"{kind}|{order}|{setting}|{method}|{number}"

@@ -157,6 +157,9 @@ def test_what_was_compiled_meanwhile_is_not_timed():
 
 def test_the_summary_in_words_and_figures():
   found = summary()
+  # True middles alone.
+  alone = infilling.STUDY.summarize(infilling_config.get_config(), RECORDS[:2])
+  assert set(infilling.STUDY.draw(alone)) == {"Toy-nats"}
   (line,) = (
     line
     for line in infilling.STUDY.report(found).splitlines()
@@ -232,8 +235,10 @@ def test_what_does_not_differ_is_not_asked_twice(tmp_path):
   assert asked.count(("joint_spm", "sampled", "healing")) == 3
   assert ("psm", "sampled", "healing") not in asked
   assert len(found) == len(set(found))
-  config.samples = 0
-  assert not any("sampled" in name for name in infilling.examples(config))
+  config.draw = ()
+  assert {name.split("|")[2] for name in infilling.examples(config)} == {
+    infilling.SCORE
+  }
 
 
 def test_a_family_of_ones_own():
