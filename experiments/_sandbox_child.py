@@ -202,6 +202,7 @@ def main() -> None:
   nothing = os.open(os.devnull, os.O_RDWR)
   for fd in (0, 1, 2):
     os.dup2(nothing, fd)
+  os.close(nothing)
   whole = max(1, round(float(seconds)))
   size = int(megabytes) << 20
   for kind, most, hard in (

@@ -103,8 +103,13 @@ def test_what_does_not_fit_and_what_would():
     "--layers=none",
   )
   assert done.returncode == 0
-  assert "IT DOES NOT FIT" in done.stdout
-  assert "what would: --mesh=data:1,model:4 or --device=h200" in done.stdout
+  assert done.stdout.count("IT DOES NOT FIT") == 2
+  assert "what would: --mesh=data:1,model:4 or" in done.stdout
+  assert done.stdout.count("--device=h200") == 2
+  for other in ("--mesh=model:4", "--device=h200"):
+    words = ["--mesh=model:2", "--device=h100", "--layers=none", other]
+    done = run(f"--model_config={LARGE}", *words)
+    assert done.stdout.count("it fits") == 2
   done = run(f"--model_config={LARGE}", "--mesh=model:3", "--layers=none")
   assert done.returncode == 1
   assert "axis model:3 does not divide the model's 64 attention" in done.stderr
