@@ -75,7 +75,9 @@ def test_the_count_is_what_is_compiled(small, tmp_path):
   assert extended["arguments"] == made["arguments"]
   assert made["flops"] == pytest.approx(made["counted_flops"], rel=0.1)
   assert made["sums"] == extended["sums"] == made["counted_sums"] == 9
-  assert made["temporary"] < 2 * made["counted_temporary"]
+  # Of so small a model the logits are the most.
+  logits = found["all"]["bytes"]["logits"]
+  assert made["temporary"] < made["counted_temporary"] + logits
 
 
 @pytest.mark.slow

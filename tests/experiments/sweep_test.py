@@ -11,7 +11,7 @@ import pytest
 
 import byteprob
 from configs import sweep as sweep_config
-from experiments import _runtime, sweep
+from experiments import _runtime, _sweep
 
 HERE = pathlib.Path(__file__).parent
 
@@ -40,16 +40,16 @@ def starts(workdir: _runtime.Workdir) -> list[str]:
 def test_what_failed_is_told_and_tried_again_and_the_rest_is_not(
   config, tmp_path, monkeypatch, capsys
 ):
-  workdir, runs = _runtime.Workdir(tmp_path), sweep.expand(config)
+  workdir, runs = _runtime.Workdir(tmp_path), _sweep.expand(config)
   assert len(runs) == 4
-  sweep.begin(config, workdir)
-  sweep.run_all(config, workdir, runs)
+  _sweep.begin(config, workdir)
+  _sweep.run_all(config, workdir, runs)
   assert starts(workdir) == list(runs)
   bad = [name for name in runs if "it_s" in name]
   assert capsys.readouterr().err.count("failed: ") == len(bad) == 2
   log = (tmp_path / "logs" / f"{bad[0]}.log").read_text()
   assert log.splitlines() == ["asked for it's $1/é", "this one fails"]
-  summary = sweep.summarize(config, workdir, runs)
+  summary = _sweep.summarize(config, workdir, runs)
   good = [row for row in summary["runs"] if row["done"]]
   assert [row["run"] for row in good] == [n for n in runs if n not in bad]
   # Every value has come as it is.
@@ -75,19 +75,19 @@ def test_what_failed_is_told_and_tried_again_and_the_rest_is_not(
   (tmp_path / "runs" / good[1]["run"] / "summary.json").unlink()
   # And a sweep may grow.
   config.grid.name = (*config.grid.name, "new")
-  more = sweep.expand(config)
-  sweep.begin(config, workdir)
-  sweep.run_all(config, workdir, more)
+  more = _sweep.expand(config)
+  _sweep.begin(config, workdir)
+  _sweep.run_all(config, workdir, more)
   kept = good[0]["run"]
   again = [name for name in more if name != kept]
   assert len(again) == 5
   assert starts(workdir) == [*runs, *again]
-  summary = sweep.summarize(config, workdir, more)
+  summary = _sweep.summarize(config, workdir, more)
   assert all(row["done"] for row in summary["runs"])
-  assert not list(sweep.lacking(summary))
+  assert not list(_sweep.lacking(summary))
   config.flags = ("--workdir={run}", "--mesh=model:2")
   with pytest.raises(byteprob.ByteprobError, match="runs with another flags"):
-    sweep.begin(config, workdir)
+    _sweep.begin(config, workdir)
 
 
 def test_table():
@@ -98,15 +98,15 @@ def test_table():
   ]
   rows[0]["found"], rows[2]["found"] = {"x.y": 0.1}, {"x.y": None}
   summary = {"keys": ["model.size"], "shown": ["x.y"], "runs": rows}
-  assert sweep.table(summary).splitlines() == [
+  assert _sweep.table(summary).splitlines() == [
     "size  seconds    y",
     "1           2  0.1",
     "100    failed    -",
     "3        12.5    -",
   ]
-  assert not list(sweep.lacking(summary))
+  assert not list(_sweep.lacking(summary))
   rows[0]["found"]["x.y"] = None
-  assert list(sweep.lacking(summary)) == ["x.y"]
+  assert list(_sweep.lacking(summary)) == ["x.y"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_table():
 )
 def test_dotted_paths(path, wanted):
   found = {"a": {"b": [1, 2]}, "v1.2": {"x": 3}}
-  assert sweep.look_up(found, path) == wanted
+  assert _sweep.look_up(found, path) == wanted
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_what_is_no_sweep_is_refused(changes, said):
   for key, value in changes.items():
     config[key] = ml_collections.ConfigDict(value)
   with pytest.raises(byteprob.ByteprobError, match=said):
-    sweep.expand(config)
+    _sweep.expand(config)
 
 
 def test_a_launcher_comes_before_the_experiment(config, tmp_path):
   config.launcher = "launch/local.sh '--python=a b' --"
-  words = sweep.command(config, {"on": True}, tmp_path)
+  words = _sweep.command(config, {"on": True}, tmp_path)
   assert words[:4] == ["launch/local.sh", "--python=a b", "--", "sweep_script"]
   assert words[-1] == f"--workdir={tmp_path}"
 
