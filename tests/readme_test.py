@@ -83,7 +83,7 @@ def test_one_command_installs_and_runs_and_one_tests():
   assert script[-1] == second
 
 
-SLOW = ("throughput", "drafting", "completion", "cost")
+SLOW = ("throughput", "drafting", "completion", "cost", "infilling")
 """Scripts that compile the sampler many times, however little they draw."""
 
 
