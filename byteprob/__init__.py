@@ -1,6 +1,7 @@
 """Exact byte-level probabilities from tokenized language models."""
 
 from byteprob import infill
+from byteprob.conversion import convert
 from byteprob.ensemble import Ensemble
 from byteprob.errors import (
   ByteprobError,
@@ -27,6 +28,7 @@ __all__ = [
   "MeshError",
   "PromptError",
   "UnsupportedTokenizerError",
+  "convert",
   "infill",
   "load",
   "make_mesh",

@@ -37,7 +37,8 @@ def load(
 
   Args:
     name_or_path: a model in this package or on the package index (see
-      `byteprob.hub`), a Hugging Face directory or hub id, or a GGUF file.
+      `byteprob.hub`), a Hugging Face directory or hub id, a GGUF file, or a
+      directory of `byteprob.convert`.
     dtype: of the parameters; sums over tokens are float32 in any case.
     validity: "exact", or "trust_model" to skip the mask of what the tokenizer
       cannot write (the paper's fast mode: not a distribution of its own, so

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -40,9 +41,40 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   try:
     yield part
     # mkstemp makes private files; a shared cache wants the usual mode.
-    umask = os.umask(0)
-    os.umask(umask)
-    part.chmod(0o666 & ~umask)
+    part.chmod(0o666 & ~_umask())
     os.replace(part, path)
   finally:
     part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(
+  path: str | os.PathLike[str],
+) -> Iterator[pathlib.Path]:
+  """`atomic_path` for a directory, which must not be there yet.
+
+  Raises:
+    FileExistsError: something is there.
+    OSError: it cannot be written.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    raise FileExistsError(
+      f"there is something at {path}; name another directory, or delete it"
+    )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = pathlib.Path(
+    tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+  )
+  try:
+    yield part
+    part.chmod(0o777 & ~_umask())
+    os.rename(part, path)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+  umask = os.umask(0)
+  os.umask(umask)
+  return umask

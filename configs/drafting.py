@@ -2,7 +2,9 @@
 
   python -m experiments.drafting --output=results/drafting/smollm2.json
   python -m experiments.drafting --config.model=gemma3-270m \
-    --config.drafts=none,rows,smollm2-135m \
+    --config.drafts=none,rows,look_up,smollm2-135m \
+    --config.texts="('english','code','repetitive')" \
+    --config.temperatures=1.0, --config.batch=2 --config.max_bytes=200 \
     --output=results/drafting/gemma3.json
 
 Hardware: any; there are no timings. Time on two CPU cores: a quarter of an

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 import byteprob
 from byteprob import models
-from byteprob.models import decoder, sharding
+from byteprob.models import converted, decoder, sharding
 from byteprob.sampling import loop
 from byteprob.tokenization import load_tables
 from configs.train_lm import get_config
@@ -48,11 +48,11 @@ def config(vocab_size: int) -> models.DecoderConfig:
   )
 
 
-def lms() -> tuple[byteprob.ByteLM, byteprob.ByteLM]:
+def lms(seed: int = 0) -> tuple[byteprob.ByteLM, byteprob.ByteLM]:
   """The same model on a mesh and on one device."""
   tables = load_tables("stdlib-bpe")
   vocab = config(4096)
-  params = decoder.init_params(vocab, jax.random.key(0))
+  params = decoder.init_params(vocab, jax.random.key(seed))
   # As they come the logits are all alike, and tell nothing.
   params = jax.tree.map(lambda leaf: 4 * leaf, params)
   mesh = byteprob.make_mesh("data:2,model:4")
@@ -91,6 +91,27 @@ def check_samples() -> None:
   for found, wanted in zip(*(s.samples() for s in drawn), strict=True):
     assert found.text == wanted.text and found.calls == wanted.calls
     assert found.calls < len(found.text)
+    close(found.logprobs, wanted.logprobs)
+
+
+def check_ensembles() -> None:
+  """Members on a mesh, and the same on one device: scores and texts."""
+  spread, one = (
+    byteprob.Ensemble(members, "bayes")
+    for members in zip(lms(0), lms(1), strict=True)
+  )
+  for found, wanted in zip(
+    spread.byte_logprobs_batch(TEXTS),
+    one.byte_logprobs_batch(TEXTS),
+    strict=True,
+  ):
+    close(found, wanted)
+  drawn = (
+    model.sample(TEXTS, jax.random.key(0), 12, ahead=4, rows=4)
+    for model in (spread, one)
+  )
+  for found, wanted in zip(*drawn, strict=True):
+    assert found.text == wanted.text and len(found.text) > 3
     close(found.logprobs, wanted.logprobs)
 
 
@@ -145,12 +166,18 @@ def check_loading() -> None:
     found = models.load_model(directory, "bfloat16", mesh).params
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    converted.save(directory, *models.load_params(directory, "bfloat16"))
+    again = models.load_model(directory, "bfloat16", mesh).params
   embedding = found["embed"]["embedding"]
   assert embedding.dtype == jax.numpy.bfloat16
   assert found["final_norm"]["scale"].dtype == np.float32
   assert embedding.addressable_shards[0].data.shape == (10_240, 32)
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+  for a, b, c in zip(
+    *map(jax.tree.leaves, (found, wanted, again)), strict=True
+  ):
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    np.testing.assert_array_equal(np.asarray(c), np.asarray(b))
+    assert c.sharding == a.sharding and c.dtype == a.dtype
   # A part as it is in the file, in float32, and as it is sent; the whole is
   # four times as much. (The parts sent are the CPU devices' memory.)
   assert peak - kept < 1.2 * embedding.size / 4 * (2 + 4 + 2), (peak, kept)

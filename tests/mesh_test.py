@@ -22,6 +22,7 @@ TESTS = pathlib.Path(__file__).parent
   [
     "scores training loading",
     pytest.param("samples", marks=pytest.mark.slow),
+    pytest.param("ensembles", marks=pytest.mark.slow),
     pytest.param("billion", marks=pytest.mark.slow),
   ],
 )

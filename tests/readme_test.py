@@ -39,10 +39,12 @@ SHORT = {
   "experiments.throughput": ["--config=configs/throughput.py:tiny"],
   "experiments.drafting": [
     "--config.model=stdlib-bpe",
+    "--config.drafts=none,rows",
     "--config.texts=('code',)",
     "--config.batch=1",
     "--config.max_bytes=20",
   ],
+  "experiments.lm_eval": ["--limit=1"],
   "experiments.bias": ["--config.model=stdlib-bpe"],
   "experiments.completion": ["--config.prompts=3"],
   "experiments.cost": ["--config.sizes=8,"],
@@ -63,6 +65,8 @@ def ours(line: str, workdir: pathlib.Path) -> list[str]:
     words.insert(3, f"--config=configs/{name}.py:tiny")
     kept = workdir / "kept" / name
     short = [f"--workdir={workdir}", f"--results={kept}", *short]
+  if any(word.startswith("--output=") for word in words):
+    short = [*short, f"--output={workdir / 'output'}"]
   return [sys.executable, *words[1:], *short]
 
 
@@ -83,8 +87,12 @@ def test_one_command_installs_and_runs_and_one_tests():
   assert script[-1] == second
 
 
-SLOW = ("throughput", "drafting", "completion", "cost", "infilling")
-"""Scripts that compile the sampler many times, however little they draw."""
+SLOW = (
+  "throughput", "drafting", "completion", "cost", "infilling", "sweep",
+)  # fmt: skip
+"""Scripts that compile the sampler many times, however little they draw, or
+that run others.
+"""
 
 
 def marks(line: str) -> list[pytest.MarkDecorator]:
@@ -108,7 +116,9 @@ def test_commands_run(line, tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     figures = list((tmp_path / "figures").glob("*.png"))
     kept = list((tmp_path / "kept").iterdir())
-    assert summary and figures and len(kept) == 1 + len(figures)
+    # A sweep draws nothing.
+    assert figures or "experiments.sweep" in line
+    assert summary and len(kept) == 1 + len(figures)
 
 
 def test_what_the_first_command_prints_is_what_the_readme_shows():

@@ -81,6 +81,31 @@ def test_files_have_the_usual_mode(tmp_path):
   assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_directory_is_there_at_the_end_and_not_before(tmp_path):
+  target = tmp_path / "deep" / "it"
+  with pytest.raises(RuntimeError), store.atomic_directory(target) as part:
+    (part / "sub").mkdir()
+    (part / "sub" / "file").write_bytes(b"half")
+    raise RuntimeError
+  assert not list(target.parent.iterdir())
+  before = os.umask(0o027)
+  try:
+    with store.atomic_directory(target) as part:
+      (part / "file").write_bytes(b"whole")
+      assert not target.exists() and part.parent == target.parent
+  finally:
+    os.umask(before)
+  assert target.stat().st_mode & 0o777 == 0o750
+  assert (target / "file").read_bytes() == b"whole"
+  assert list(target.parent.iterdir()) == [target]
+  with (
+    pytest.raises(FileExistsError, match="name another directory, or delete"),
+    store.atomic_directory(target),
+  ):
+    raise AssertionError("there is something")
+  assert (target / "file").read_bytes() == b"whole"
+
+
 def test_many_writers_at_once_leave_one_whole_file(tmp_path):
   target = tmp_path / "file"
   begin = threading.Barrier(8)

@@ -1,6 +1,6 @@
 """Device: decoders in Flax Linen, and checkpoints read into them."""
 
-from byteprob.models.checkpoint import load_model, read_info
+from byteprob.models.checkpoint import load_model, load_params, read_info
 from byteprob.models.config import (
   DecoderConfig,
   Layer,
@@ -37,6 +37,7 @@ __all__ = [
   "load_gguf",
   "load_hf",
   "load_model",
+  "load_params",
   "make_model",
   "read_info",
 ]

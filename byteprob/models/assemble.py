@@ -5,7 +5,7 @@ import functools
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +209,7 @@ def assemble(
           "embedding, but differs from it"
         ],
       )
-  return _nest(flat)
+  return nest(flat)
 
 
 def _match(name: str, table: Sequence[Rule]) -> Rule | None:
@@ -300,7 +300,8 @@ def _reader(
   return read
 
 
-def _nest(flat: Mapping[str, jax.Array]) -> Params:
+def nest(flat: Mapping[str, Any]) -> Any:
+  """A tree of what has paths, such as `layer_0/mlp/up/weight`."""
   tree: dict = {}
   for path, leaf in flat.items():
     *parents, last = path.split("/")

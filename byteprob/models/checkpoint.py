@@ -6,10 +6,11 @@ import pathlib
 from jax.sharding import Mesh
 
 from byteprob import errors
-from byteprob.models import decoder, gguf, hf, sharding
+from byteprob.models import converted, decoder, gguf, hf, sharding
 from byteprob.models.assemble import Dtype
+from byteprob.models.config import DecoderConfig
 from byteprob.models.info import CheckpointInfo
-from byteprob.types import Model
+from byteprob.types import Model, Params
 
 
 def load_model(
@@ -17,11 +18,11 @@ def load_model(
   dtype: Dtype = "float32",
   mesh: Mesh | None = None,
 ) -> Model:
-  """Reads a model from a Hugging Face directory or a GGUF file.
+  """Reads a model from a directory or a GGUF file.
 
   Args:
     path: a directory with `config.json` and safetensors files (see `load_hf`)
-      or a GGUF file (see `load_gguf`).
+      or of `byteprob.convert`, or a GGUF file (see `load_gguf`).
     dtype: of the parameters and the cache.
     mesh: where the parameters go, each device's part straight to it.
 
@@ -32,12 +33,23 @@ def load_model(
     CheckpointError: there is nothing at `path`, or it cannot be loaded.
     MeshError: the mesh cannot split the model.
   """
-  path = pathlib.Path(path)
-  load = hf.load_hf if _is_directory(path) else gguf.load_gguf
-  config, params = load(path, dtype, mesh)
+  config, params = load_params(path, dtype, mesh)
   if mesh is not None:
     return sharding.make_model(config, params, mesh, dtype)
   return decoder.make_model(config, params, dtype)
+
+
+def load_params(
+  path: str | os.PathLike[str],
+  dtype: Dtype = "float32",
+  mesh: Mesh | None = None,
+) -> tuple[DecoderConfig, Params]:
+  """`load_model`, as a config and parameters for `decoder.extend`."""
+  path = pathlib.Path(path)
+  load = hf.load_hf if _is_directory(path) else gguf.load_gguf
+  if converted.is_converted(path):
+    load = converted.load
+  return load(path, dtype, mesh)
 
 
 def read_info(path: str | os.PathLike[str]) -> CheckpointInfo:
@@ -47,6 +59,8 @@ def read_info(path: str | os.PathLike[str]) -> CheckpointInfo:
     CheckpointError: as `load_model`, of the headers.
   """
   path = pathlib.Path(path)
+  if (path / "tokenizer.gguf").is_file():
+    path /= "tokenizer.gguf"
   if _is_directory(path):
     return hf.read_hf_info(path)
   return gguf.read_gguf_info(path)

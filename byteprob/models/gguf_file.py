@@ -6,11 +6,13 @@ once and allocates nothing. (The gguf package's own reader trusts them, and
 takes 10 s for the vocabulary of Gemma 3.)
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import pathlib
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import gguf
@@ -44,6 +46,8 @@ _KINDS = {
 _NAMES = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
 _VERSIONS = (2, 3)
 _MOST_DIMENSIONS = 4
+# After the magic and the version.
+_TENSOR_COUNT = slice(8, 16)
 # The least bytes that one entry can take: of metadata, of the tensor table.
 _LEAST_PAIR = 8 + 4 + 1
 _LEAST_TENSOR = 8 + 4 + 4 + 8
@@ -96,6 +100,23 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
     CheckpointError: it is not there, not GGUF, cut short, or contradicts
       itself.
   """
+  with _opened(path) as cursor:
+    return cursor.file()
+
+
+def read_metadata_alone(path: str | os.PathLike[str]) -> bytes:
+  """The metadata of a GGUF file, as a GGUF file without tensors.
+
+  Raises:
+    CheckpointError: as `read_gguf`, of the metadata.
+  """
+  with _opened(path) as cursor:
+    return cursor.without_tensors()
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator["_Cursor"]:
+  """A file from its start; what is wrong with it is told with its name."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise errors.CheckpointError(f"{path} is missing: name a GGUF file")
@@ -103,7 +124,7 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
     raise errors.CheckpointError(f"{path} is empty; fetch it again")
   try:
     # As a plain array, of which slices are cheaper than of a memmap.
-    return _Cursor(np.asarray(np.memmap(path, np.uint8, "r"))).file()
+    yield _Cursor(np.asarray(np.memmap(path, np.uint8, "r")))
   except _BrokenError as error:
     raise errors.CheckpointError(f"{path}: {error}; fetch it again") from error
   except _UnsupportedError as error:
@@ -126,6 +147,27 @@ class _Cursor:
     self._at = 0
 
   def file(self) -> GgufFile:
+    tensor_count, metadata = self._metadata()
+    table = [self._tensor_entry() for _ in range(tensor_count)]
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or alignment < 1:
+      raise _BrokenError("general.alignment is not a size")
+    start = -(-self._at // alignment) * alignment
+    tensors: dict[str, GgufTensor] = {}
+    for name, shape, kind, offset in table:
+      if name in tensors:
+        raise _BrokenError(f"it has the tensor {name!r} twice")
+      tensors[name] = self._tensor(name, shape, kind, start + offset)
+    return GgufFile(metadata=metadata, tensors=tensors)
+
+  def without_tensors(self) -> bytes:
+    self._metadata()
+    head = bytearray(self._data[: self._at])
+    head[_TENSOR_COUNT] = bytes(8)
+    return bytes(head)
+
+  def _metadata(self) -> tuple[int, dict[str, Any]]:
+    """The number of tensors, and the metadata."""
     if bytes(self._take(4)) != b"GGUF":
       raise _BrokenError("it is not a GGUF file")
     version = self._integer("<I")
@@ -141,17 +183,7 @@ class _Cursor:
       if key in metadata:
         raise _BrokenError(f"it has the key {key!r} twice")
       metadata[key] = self._value(self._integer("<I"))
-    table = [self._tensor_entry() for _ in range(tensor_count)]
-    alignment = metadata.get("general.alignment", 32)
-    if type(alignment) is not int or alignment < 1:
-      raise _BrokenError("general.alignment is not a size")
-    start = -(-self._at // alignment) * alignment
-    tensors: dict[str, GgufTensor] = {}
-    for name, shape, kind, offset in table:
-      if name in tensors:
-        raise _BrokenError(f"it has the tensor {name!r} twice")
-      tensors[name] = self._tensor(name, shape, kind, start + offset)
-    return GgufFile(metadata=metadata, tensors=tensors)
+    return tensor_count, metadata
 
   def _take(self, size: int) -> np.ndarray:
     end = self._at + size

@@ -3,12 +3,14 @@
 import hashlib
 import os
 import pathlib
+import shutil
 import warnings
 
 import tokenizers
 
 from byteprob import hub, store
 from byteprob.errors import CheckpointError
+from byteprob.models import gguf_file
 from byteprob.tokenization import (
   cache,
   gguf,
@@ -24,6 +26,7 @@ __all__ = [
   "Tables",
   "TokenizerSpec",
   "compile_tables",
+  "copy_tokenizer",
   "load_tables",
   "read_spec",
   "spell_all",
@@ -70,11 +73,29 @@ def load_tables(
   return tables
 
 
+def copy_tokenizer(
+  path: str | os.PathLike[str], directory: pathlib.Path
+) -> None:
+  """Writes the tokenizer of a model to a directory, without its weights.
+
+  Raises:
+    CheckpointError: there is none, or its file is broken.
+  """
+  file = tokenizer_file(pathlib.Path(path))
+  if file.suffix == ".gguf":
+    alone = gguf_file.read_metadata_alone(file)
+    (directory / "tokenizer.gguf").write_bytes(alone)
+    return
+  for name in (file.name, *huggingface.CONFIGS):
+    if file.with_name(name).is_file():
+      shutil.copyfile(file.with_name(name), directory / name)
+
+
 def tokenizer_file(path: pathlib.Path) -> pathlib.Path:
   """The file that holds the tokenizer of a model."""
   if not path.is_dir():
     return path
-  for name in ("tokenizer.json", "tokenizer.model"):
+  for name in ("tokenizer.json", "tokenizer.model", "tokenizer.gguf"):
     if (path / name).is_file():
       return path / name
   raise CheckpointError(

@@ -379,6 +379,8 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
   config = infilling_config.get_config("tiny")
   rows = [row(k, *each) for k, each in enumerate(ROWS)]
   config.data = write(tmp_path / "data.jsonl", *rows)
+  # One loop is compiled for both.
+  config.methods = ("token", "healing")
   config.max_bytes, config.batch = 4, 1
   names = infilling.examples(config)
   assert len(names) == 12

@@ -5,20 +5,16 @@ import random
 import subprocess
 import sys
 
+import lm_eval
 import numpy as np
 import pytest
 from benches import make_bench
-
-import byteprob
-from byteprob import scoring
-
-pytest.importorskip("lm_eval", reason='needs pip install -e ".[eval]"')
-
-import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
+import byteprob
+from byteprob import scoring
 from experiments import _harness
 from experiments._windows import Windows
 

@@ -152,3 +152,23 @@ def test_refuses_what_is_no_file(tmp_path):
     gguf_file.read_gguf(tmp_path)
   with pytest.raises(errors.CheckpointError, match="is empty"):
     _read(tmp_path, b"")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_metadata_alone_are_a_file_without_tensors(tmp_path, version):
+  pairs = [
+    _pair("a", _STRING, _text("é")),
+    _pair("b", _ARRAY, _array(_U32, 3, struct.pack("<3I", 1, 2, 3))),
+  ]
+  content = _file(pairs, [_tensor("x"), _tensor("y")], version=version)
+  whole = _read(tmp_path, content)
+  assert len(whole.tensors) == 2
+  alone = gguf_file.read_metadata_alone(tmp_path / "x.gguf")
+  assert len(alone) < len(content) - 64
+  found = _read(tmp_path, alone)
+  assert not found.tensors
+  assert found.metadata["a"] == whole.metadata["a"] == "é"
+  np.testing.assert_array_equal(found.metadata["b"], [1, 2, 3])
+  (tmp_path / "x.gguf").write_bytes(content[:40])
+  with pytest.raises(errors.CheckpointError, match=r"header .*fetch it again"):
+    gguf_file.read_metadata_alone(tmp_path / "x.gguf")

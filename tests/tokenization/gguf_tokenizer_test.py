@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import downloads
 import jax
@@ -16,10 +17,12 @@ from byteprob import scoring
 from byteprob.errors import CheckpointError, UnsupportedTokenizerError
 from byteprob.tokenization import (
   compile_tables,
+  copy_tokenizer,
   gguf,
   huggingface,
   load_tables,
   read_spec,
+  tokenizer_file,
 )
 
 PREFIX = "tokenizer.ggml."
@@ -84,10 +87,8 @@ def test_what_is_not_known_is_refused_by_name(metadata, named):
     gguf.from_metadata(metadata)
 
 
-@pytest.mark.parametrize("key", ["model", "tokens", "merges"])
-def test_a_file_without_a_tokenizer_is_named(key, tmp_path):
-  data = byte_level(**{key: None})
-  file = tmp_path / "m.gguf"
+def written(file: pathlib.Path, data: dict) -> pathlib.Path:
+  """A GGUF file with these metadata and one tensor."""
   writer = GGUFWriter(file, "llama")
   for name, value in data.items():
     if isinstance(value, str):
@@ -96,11 +97,29 @@ def test_a_file_without_a_tokenizer_is_named(key, tmp_path):
       writer.add_uint32(name, value)
     else:
       writer.add_array(name, list(map(_plain, value)))
+  writer.add_tensor("x", np.ones(1000, np.float32))
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
   writer.close()
+  return file
+
+
+@pytest.mark.parametrize("key", ["model", "tokens", "merges"])
+def test_a_file_without_a_tokenizer_is_named(key, tmp_path):
+  file = written(tmp_path / "m.gguf", byte_level(**{key: None}))
   with pytest.raises(CheckpointError, match=rf"m\.gguf has no .*\.{key};"):
     read_spec(file)
+
+
+def test_a_copy_has_the_tokenizer_and_no_weights(tmp_path):
+  file = written(tmp_path / "m.gguf", byte_level())
+  (tmp_path / "copy").mkdir()
+  copy_tokenizer(file, tmp_path / "copy")
+  (copied,) = (tmp_path / "copy").iterdir()
+  assert copied.stat().st_size < file.stat().st_size - 4000
+  assert read_spec(copied) == read_spec(file)
+  assert tokenizer_file(tmp_path / "copy") == copied
 
 
 @pytest.mark.parametrize(
