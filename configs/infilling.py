@@ -11,7 +11,7 @@ a sandbox (Linux alone), and pass@k is told. Models of the known families need
 no more than `--config.model`, such as `bigcode/starcoder2-3b`; others take
 `--config.tokens.prefix="<PRE>"` and so on.
 
-Hardware: any. The variant `tiny` takes a minute: it fills in three functions
+Hardware: any. The variant `tiny` takes two minutes: it fills in three functions
 with the model in the package, and shows that it works. The variant `codellama`
 is the paper's model on its benchmark, for a GPU of 40 GB or more; it has not
 been run.

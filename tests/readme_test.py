@@ -87,7 +87,14 @@ def test_one_command_installs_and_runs_and_one_tests():
   assert script[-1] == second
 
 
-SLOW = ("throughput", "drafting", "completion", "cost", "sweep")
+SLOW = (
+  "throughput",
+  "drafting",
+  "completion",
+  "cost",
+  "infilling",
+  "sweep",
+)
 """Scripts that compile the sampler many times, however little they draw, or
 that run others.
 """
