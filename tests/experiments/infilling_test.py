@@ -10,10 +10,12 @@ import subprocess
 import sys
 import types
 
+import benches
 import numpy as np
 import oracle
 import pytest
-from infill_test import bench
+import tokenizers_zoo
+from infill_test import MERGES, STARCODER, with_tokens
 from matplotlib import pyplot
 
 import byteprob
@@ -173,14 +175,17 @@ def test_the_summary_in_words_and_figures():
 
 # Tasks -----------------------------------------------------------------------
 
-PREFIX = "ab ab ab a"
+TOKENS = ["ab", " ab", " ab", "bb", "a"]
+PREFIX = "".join(TOKENS)
 ROWS = [
   (PREFIX, "b ab", "b ab"),
   ("", "ab", " a"),
   ("ab", " ab", ""),
   ("b", "", "a"),
 ]
-"""The third begins where a token does, and the others have empty parts."""
+"""The first middle ends a token that begins two tokens of the prefix before;
+the others have empty parts.
+"""
 
 
 def row(number, prefix, middle, suffix):
@@ -325,14 +330,26 @@ def test_a_run_keeps_to_whether_programs_are_run(tmp_path):
 
 
 @functools.cache
+def bench():
+  """StarCoder's kind, with a token that takes the prefix's last two along."""
+  entry = tokenizers_zoo.byte_level(
+    ("a", "b", " "), [*MERGES, ("bb", "ab")], None
+  )
+  special = [*STARCODER, "<|endoftext|>"]
+  return benches.bench_of(
+    with_tokens(entry, special, ends=["<|endoftext|>"]), seed=3
+  )
+
+
+@functools.cache
 def toy_lm():
   # Padding hides what the token of a space spells: none stands alone here.
-  return bench("starcoder2").byte_lm()
+  return bench().byte_lm()
 
 
 def truth(form, ids, before, middle, trust_model):
   """The brute force's cost of a middle after token ids and bytes."""
-  one = bench("starcoder2")
+  one = bench()
   tokenizer = oracle.Oracle(
     one.entry.encode,
     one.entry.spelled,
@@ -361,10 +378,10 @@ def test_true_middles_cost_what_the_brute_force_says(order):
       form.context(task.prefix.removesuffix(before), task.suffix, order)
     )
     wanted = {"byte": truth(form, ids, before, task.middle, False)}
-    tokens = {PREFIX: ["ab", " ab", " ab", " a"], "": []}.get(before, [before])
+    tokens = TOKENS if before == PREFIX else [before] if before else []
     for way, count in back.items():
       kept = tokens[: max(len(tokens) - count, 0)]
-      spelled = bench("starcoder2").entry.spelled
+      spelled = bench().entry.spelled
       path = [*ids, *(spelled.index(token.encode()) for token in kept)]
       rest = before.removeprefix("".join(kept))
       wanted[way] = truth(form, path, rest, task.middle, True)
@@ -417,7 +434,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
 
 
 def test_a_model_that_cannot_fill_in(monkeypatch):
-  one = bench("starcoder2")
+  one = bench()
   info = dataclasses.replace(one.tables.info, special=())
   lm = byteprob.ByteLM(one.model, dataclasses.replace(one.tables, info=info))
   monkeypatch.setattr(byteprob, "load", lambda *args, **how: lm)
