@@ -219,14 +219,23 @@ def _lines(name: str, ways: Table, scale: float) -> list[str]:
 
 
 def draw(summary: _study.Summary) -> dict[str, Any]:
-  """Bars of each kind and setting, and of what true middles cost."""
+  """Bars of each kind and setting, and of what true middles cost more than
+  byte by byte.
+  """
   figures = {}
   for kind, found in summary["kinds"].items():
     orders = found["orders"]
     title = f"{summary['model']}, {kind}"
-    nats = {order: told["nats"] for order, told in orders.items()}
-    panels = {"nats of the true middle": (nats, 1)}
-    figures[f"{kind}-nats"] = _bars(panels, title)
+    over = {
+      order: {
+        way: {cut: value["byte_is_better_by"] for cut, value in cuts.items()}
+        for way, cuts in told["nats"].items()
+        if way != "byte"
+      }
+      for order, told in orders.items()
+    }
+    panels = {"nats over the byte level": (over, 1)}
+    figures[f"{kind}-nats"] = _bars(panels, f"{title}: true middles")
     for setting, rows in next(iter(orders.values()))["settings"].items():
       panels = {
         f"{name}, %": (
@@ -283,7 +292,7 @@ def _bars(panels: Mapping[str, tuple[Table, float]], title: str) -> Any:
           at += 1
         at += 1
       axis.set_xticks(ticks, list(orders))
-      axis.set_ylim(bottom=0)
+      axis.axhline(0, color="black", linewidth=0.8)
       axis.set_ylabel(f"{name} (95 %)", fontsize=8)
       axis.set_title(CUTS[cut], fontsize=8)
   figure.legend(

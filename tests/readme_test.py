@@ -134,7 +134,13 @@ def test_what_the_first_command_prints_is_what_the_readme_shows():
   assert number.sub("#", shown).split() == number.sub("#", printed).split()
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize(
+  "code",
+  [
+    pytest.param(code, marks=[pytest.mark.slow] * ("lm.infill(" in code))
+    for code in blocks("python")
+  ],
+)
 def test_code_runs(code):
   exec(compile(code, "README.md", "exec"), {})
 
