@@ -50,6 +50,7 @@ SHORT = {
   "experiments.cost": ["--config.sizes=8,"],
   "experiments.vocabularies": ["--config.tokenizers=stdlib-bpe,stdlib-spm"],
   "experiments.bits_per_byte": ["--config.data=code"],
+  "experiments.ensemble": ["--config.tasks.gsm8k=", "--config.most=2"],
   "experiments.infilling": ["--config.data=sample"],
 }
 
