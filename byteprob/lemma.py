@@ -25,8 +25,12 @@ from byteprob.numerics import logsumexp
 from byteprob.rules.common import NONE, in_form
 from byteprob.tokenization.tables import Tables
 
-BLOCK = 128
-"""Tokens that are summed up once for all intervals that hold them all."""
+BLOCK = 64
+"""Tokens, and blocks of tokens, that are summed up once for all intervals.
+
+An interval of a vocabulary of 262,144 is then the sum of at most 64 of the
+largest sums, and 64 on either side of the others.
+"""
 
 _FEW = 8
 """Rows that are treated at a time on a CPU."""
@@ -45,7 +49,9 @@ class Rows(NamedTuple):
   Attributes:
     token: `float32[R, Y']` log-probs of the tokens in sorted order, padded to
       whole blocks; -inf where a token may not stand.
-    block: `float32[R, Y' / BLOCK]` log of each block's sum.
+    block: `float32[R, K]` log of the sum of each `BLOCK` tokens, padded in the
+      same way.
+    group: `float32[R, K / BLOCK]` log of the sum of each `BLOCK` blocks.
     eos: `float32[R]` log-prob that the text ends here.
     total: `float32[R]` log of the model's own probability of all that is
       allowed: what masking has taken away is `1 - exp(total)`.
@@ -53,6 +59,7 @@ class Rows(NamedTuple):
 
   token: Float[Array, "R Y"]
   block: Float[Array, "R K"]
+  group: Float[Array, "R G"]
   eos: Float[Array, " R"]
   total: Float[Array, " R"]
 
@@ -110,17 +117,34 @@ def _rows(tables, logits, standing, *, trust_model, masked):
   allowed = jnp.pad(allowed, ((0, 0), (0, rest)))
   token_id = jnp.pad(tables.token_id, (0, rest))
   token = jnp.where(allowed, logits[:, token_id], -jnp.inf)
-  block = logsumexp(token.reshape(len(logits), -1, BLOCK), 2)
+  block, group = _sums(token)
   eos = logsumexp(logits[:, tables.end_ids], 1)
   eos = jnp.where(may_end, eos, -jnp.inf)
-  total = jnp.logaddexp(logsumexp(block, 1), eos)
+  total = jnp.logaddexp(logsumexp(group, 1), eos)
   norm = everything if trust_model or masked else total
   return Rows(
     token=token - norm[:, None],
     block=block - norm[:, None],
+    group=group - norm[:, None],
     eos=eos - norm,
     total=total - everything,
   )
+
+
+def _sums(token):
+  """`Rows.block` and `Rows.group`."""
+  block = logsumexp(token.reshape(len(token), -1, BLOCK), 2)
+  rest = -block.shape[1] % BLOCK
+  block = jnp.pad(block, ((0, 0), (0, rest)), constant_values=-jnp.inf)
+  return block, logsumexp(block.reshape(len(token), -1, BLOCK), 2)
+
+
+def no_rows(tables: Tables, *shape: int) -> Rows:
+  """Rows that give nothing to anything, in an array of that shape."""
+  blocks = -(-len(tables.token_id) // BLOCK)
+  groups = -(-blocks // BLOCK)
+  sizes = (blocks * BLOCK,), (groups * BLOCK,), (groups,), (), ()
+  return Rows(*(jnp.full((*shape, *size), -jnp.inf) for size in sizes))
 
 
 def mask(
@@ -141,24 +165,30 @@ def mass(
   high: Int[Array, " P"],
 ) -> Float[Array, " P"]:
   """Log of the probability that a row gives to tokens `[low, high)`."""
-  token = rows.token.reshape(len(rows.token), -1, BLOCK)
-  last_block = token.shape[1] - 1
-  # Whole blocks are `first..stop`; what sticks out lies in the one before
-  # and in the one after.
+  terms = []
+  for values in (rows.token, rows.block):
+    edges, low, high = _edges(values, row, low, high)
+    terms += edges
+  at = jnp.arange(rows.group.shape[1])[None]
+  whole = (at >= low[:, None]) & (at < high[:, None])
+  terms.append(jnp.where(whole, rows.group[row], -jnp.inf))
+  return logsumexp(jnp.concatenate(terms, axis=1), 1)
+
+
+def _edges(values, row, low, high):
+  """What sticks out of whole blocks on the left and right, and these blocks."""
+  blocks = values.reshape(len(values), -1, BLOCK)
   first, stop = -(-low // BLOCK), high // BLOCK
   offset = jnp.arange(BLOCK)[None]
 
   def part(block, inside):
-    values = token[row, jnp.clip(block, 0, last_block)]
-    place = block[:, None] * BLOCK + offset
-    return jnp.where(inside(place), values, -jnp.inf)
+    found = blocks[row, jnp.clip(block, 0, blocks.shape[1] - 1)]
+    return jnp.where(inside(block[:, None] * BLOCK + offset), found, -jnp.inf)
 
+  # An interval inside one block is all on the left.
   left = part(first - 1, lambda at: (at >= low[:, None]) & (at < high[:, None]))
   right = part(stop, lambda at: (at < high[:, None]) & (first <= stop)[:, None])
-  block = jnp.arange(last_block + 1)[None]
-  whole = (block >= first[:, None]) & (block < stop[:, None])
-  whole = jnp.where(whole, rows.block[row], -jnp.inf)
-  return logsumexp(jnp.concatenate([left, right, whole], axis=1), 1)
+  return [left, right], first, jnp.maximum(first, stop)
 
 
 class Follow(NamedTuple):

@@ -351,16 +351,8 @@ def _nothing(tables, rows, front, trust_model, keep_rows):
     ),
     allowed=empty(*rows),
     ending=empty(*front, 257),
-    front_rows=_no_rows(tables, front) if keep_rows else None,
+    front_rows=lemma.no_rows(tables, *front) if keep_rows else None,
   )
-
-
-def _no_rows(tables, shape):
-  blocks = -(-len(tables.token_id) // lemma.BLOCK)
-  sizes = lemma.Rows(
-    token=(blocks * lemma.BLOCK,), block=(blocks,), eos=(), total=()
-  )
-  return lemma.Rows(*(jnp.full((*shape, *size), -jnp.inf) for size in sizes))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "sums"))

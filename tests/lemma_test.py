@@ -26,22 +26,37 @@ def random_rows(rng, count, size, spread=20.0):
   token = np.pad(
     token, ((0, 0), (0, -size % lemma.BLOCK)), constant_values=-np.inf
   )
-  blocks = token.reshape(count, -1, lemma.BLOCK)
-  block = np.array([[logsum(part) for part in row] for row in blocks])
+  return rows_of(token, rng.normal(size=count).astype(np.float32))
+
+
+def rows_of(token, eos):
+  """Rows with these log-probs of tokens, padded to whole blocks."""
+  block = sums(token)
+  block = np.pad(
+    block, ((0, 0), (0, -block.shape[1] % lemma.BLOCK)), constant_values=-np.inf
+  )
   return lemma.Rows(
     token=jnp.asarray(token),
-    block=jnp.asarray(block.astype(np.float32)),
-    eos=jnp.asarray(rng.normal(size=count).astype(np.float32)),
-    total=jnp.zeros(count),
+    block=jnp.asarray(block),
+    group=jnp.asarray(sums(block)),
+    eos=jnp.asarray(eos),
+    total=jnp.zeros(len(token)),
   )
 
 
-@pytest.mark.parametrize("size", [5, 128, 300, 700])
+def sums(values):
+  """Log of the sum of each `BLOCK` values."""
+  blocks = np.split(values, values.shape[1] // lemma.BLOCK, axis=1)
+  sums = [[logsum(part) for part in block] for block in blocks]
+  return np.array(sums, np.float32).T
+
+
+@pytest.mark.parametrize("size", [5, 64, 300, 700, 9000])
 def test_mass_is_the_sum_over_an_interval(size):
   rng = np.random.default_rng(size)
   rows = random_rows(rng, 3, size)
   edges = {0, 1, 2, size - 1, size, *rng.integers(0, size, 20).tolist()}
-  edges |= {at for at in (127, 128, 129, 255, 256, 257, 512) if at <= size}
+  edges |= {at for at in (63, 64, 65, 127, 128, 129, 512, 4095, 4096, 4097) if at <= size}
   pairs = [(a, b) for a in edges for b in edges if a <= b]
   row = rng.integers(0, 3, len(pairs))
   low, high = np.array(pairs).T
@@ -55,13 +70,7 @@ def test_mass_keeps_what_is_small_beside_what_is_large():
   token = np.full((1, 256), -200.0, np.float32)
   token[0, 0] = 0.0
   token[0, 255] = 80.0
-  block = np.array([[logsum(token[0, :128]), logsum(token[0, 128:])]])
-  rows = lemma.Rows(
-    token=jnp.asarray(token),
-    block=jnp.asarray(block.astype(np.float32)),
-    eos=jnp.zeros(1),
-    total=jnp.zeros(1),
-  )
+  rows = rows_of(token, np.zeros(1, np.float32))
   one = jnp.ones(1, jnp.int32)
   found = lemma.mass(rows, 0 * one, one, 255 * one)
   close(found, np.array([-200 + np.log(254)]), 2e-5)
@@ -106,9 +115,9 @@ def test_rows_are_masked_and_renormalized(name, ends):
   rows = lemma.rows(tables, jnp.asarray(logits), standing)
   rows = jax.device_get(rows)
   token_id = np.asarray(tables.token_id)
-  assert (
-    rows.token.shape[1] == rows.block.shape[1] * lemma.BLOCK >= len(token_id)
-  )
+  assert not rows.token.shape[1] % lemma.BLOCK
+  assert rows.token.shape[1] >= len(token_id)
+  assert rows.block.shape[1] == rows.group.shape[1] * lemma.BLOCK
   for k, node in enumerate(nodes):
     row = logits[k].astype(np.float64)
     kids, canonical = one.oracle.law(node)
@@ -119,8 +128,10 @@ def test_rows_are_masked_and_renormalized(name, ends):
       if id_ in kids:
         wanted[at] = row[id_] - norm
     close(rows.token[k], wanted, 3e-5)
-    blocks = np.split(wanted, rows.block.shape[1])
-    close(rows.block[k], [logsum(part) for part in blocks], 3e-5)
+    block = sums(wanted[None])[0]
+    close(rows.block[k, : len(block)], block, 3e-5)
+    assert np.isneginf(rows.block[k, len(block) :]).all()
+    close(rows.group[k], sums(np.asarray(rows.block[k])[None])[0], 3e-5)
     close(rows.eos[k], end - norm, 3e-5)
     close(rows.total[k], norm - logsum(row), 3e-5)
 
