@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -121,7 +122,7 @@ class ByteModel(abc.ABC):
     Args:
       contexts: see `next_byte_logprobs`; they may end anywhere.
       key: from `jax.random.key`; text `k` uses `fold_in(key, k)`, so that it
-        does not depend on the others.
+        does not depend on the others. Or `key[B]`, one key for each text.
       max_bytes: bytes of each text at most.
       constraint: a regular expression that the texts must match, or what
         `constraints.compile_regex` made of one: what it forbids is never
@@ -224,6 +225,28 @@ def _drafts(draft, contexts, key, settings) -> sampling.Drafts | None:
 
 
 _FIELDS = dataclasses.fields(sampling.Settings)
+
+
+def keys_of(key: jax.Array, count: int) -> jax.Array:
+  """The random key of each of some texts, `key[count]`.
+
+  Args:
+    key: one key, of which text `k` has `fold_in(key, k)`; or one for each.
+    count: number of texts.
+
+  Raises:
+    ValueError: it is no key of `jax.random.key`, or there are too few or too
+      many.
+  """
+  if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    raise ValueError("take the key from jax.random.key, not PRNGKey")
+  if not key.ndim:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+  if key.shape != (count,):
+    raise ValueError(
+      f"give one key, or one for each text: {count}, not {key.shape}"
+    )
+  return key
 
 
 def _stream(sampler: sampling.Sampler) -> Iterator[bytes]:

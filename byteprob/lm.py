@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from byteprob import distributions, hub, models, prompt, sampling, scoring
-from byteprob.bytemodel import ByteModel
+from byteprob.bytemodel import ByteModel, keys_of
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.infill import Family, Format, Method, Order, format_of
 from byteprob.mesh import beside
@@ -290,13 +290,14 @@ class ByteLM(ByteModel):
       )
     cuts = [self._cut(context)[-1] for context in contexts]
     found = []
-    for k, (cut, path) in enumerate(zip(cuts, self._paths(cuts), strict=True)):
+    keys = keys_of(key, len(cuts))
+    for cut, path, own in zip(cuts, self._paths(cuts), keys, strict=True):
       kept = max(len(path) - wanted.taken_back, 0)
       found.append(
         starts.Start(
           ids=(*cut.query.prefix, *path[:kept]),
           rest=starts.join(self.tables, self._spelling, path[kept:]),
-          key=jax.random.fold_in(key, k),
+          key=own,
           bare=cut.prefixed and cut.empty,
         )
       )
@@ -315,7 +316,7 @@ class ByteLM(ByteModel):
     Args:
       prefix: what comes before; it may be empty, and end anywhere.
       suffix: what comes after; it may be empty.
-      key: as in `sample`.
+      key: from `jax.random.key`; this is text 0 of `sample`.
       max_bytes: bytes of the text at most.
       **how: see `infill_batch`.
 
@@ -341,7 +342,7 @@ class ByteLM(ByteModel):
 
     Args:
       pairs: prefixes and suffixes.
-      key: as in `sample`; text `k` uses `fold_in(key, k)`.
+      key: as in `sample`.
       max_bytes: bytes of each text at most.
       method: "byte", as `sample` does; or, as `sample_tokens` does, "cover",
         "token", "healing" or "alignment".
@@ -433,9 +434,9 @@ class ByteLM(ByteModel):
       sampling.Prompt(
         query=cut.query,
         ending=self._bare_ending(cut),
-        key=jax.random.fold_in(key, k),
+        key=own,
       )
-      for k, cut in enumerate(cuts)
+      for cut, own in zip(cuts, keys_of(key, len(cuts)), strict=True)
     ]
 
   def _bare_ending(self, cut: "_Cut") -> float:

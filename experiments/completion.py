@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import byteprob
@@ -107,8 +108,11 @@ def begin(config) -> Callable[[str], _study.Record]:
   settings = config.settings.to_dict()
   ready: set[tuple[str | int, ...]] = set()
 
-  def complete(method, contexts, max_bytes, number, **how):
-    key = jax.random.fold_in(jax.random.key(config.seed), number)
+  def complete(method, contexts, max_bytes, first, **how):
+    # Of the prompts, whatever the batch.
+    key = jax.vmap(jax.random.fold_in, (None, 0))(
+      jax.random.key(config.seed), first + jnp.arange(len(contexts))
+    )
     begun = time.perf_counter()
     if method == "byte":
       found = lm.sample(contexts, key, max_bytes, **how)
@@ -136,9 +140,7 @@ def begin(config) -> Callable[[str], _study.Record]:
       return {"nats": [[-float(v) for v in row] for row in rows]}
     contexts = [cut.prompt for cut in own]
     how = settings[setting]
-    found, seconds = complete(
-      method, contexts, config.max_bytes, int(number), **how
-    )
+    found, seconds = complete(method, contexts, config.max_bytes, first, **how)
     return {
       "matches": [
         int(matches(sample.text, cut.rest))

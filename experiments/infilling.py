@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -151,7 +152,7 @@ def begin(config) -> Callable[[str], _study.Record]:
     with _timing.loops_timed() as timed:
       drawn = lm.infill_batch(
         filled,
-        jax.random.fold_in(jax.random.key(config.seed), int(number)),
+        keys(config.seed, int(number) * size, size, each),
         config.max_bytes,
         method=method,
         order=order,
@@ -166,6 +167,19 @@ def begin(config) -> Callable[[str], _study.Record]:
     }
 
   return one
+
+
+def keys(seed: int, first: int, count: int, each: int) -> jax.Array:
+  """The random keys of samples, `each` of a task: `key[count]`.
+
+  They depend on the numbers of task and sample alone, not on batches.
+  """
+
+  def of(number):
+    task = jax.random.fold_in(jax.random.key(seed), number // each)
+    return jax.random.fold_in(task, number % each)
+
+  return jax.vmap(of)(first + jnp.arange(count))
 
 
 def told(

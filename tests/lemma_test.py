@@ -56,7 +56,11 @@ def test_mass_is_the_sum_over_an_interval(size):
   rng = np.random.default_rng(size)
   rows = random_rows(rng, 3, size)
   edges = {0, 1, 2, size - 1, size, *rng.integers(0, size, 20).tolist()}
-  edges |= {at for at in (63, 64, 65, 127, 128, 129, 512, 4095, 4096, 4097) if at <= size}
+  edges |= {
+    at
+    for at in (63, 64, 65, 127, 128, 129, 512, 4095, 4096, 4097)
+    if at <= size
+  }
   pairs = [(a, b) for a in edges for b in edges if a <= b]
   row = rng.integers(0, 3, len(pairs))
   low, high = np.array(pairs).T

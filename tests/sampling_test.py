@@ -72,9 +72,19 @@ def test_a_text_does_not_depend_on_its_neighbours():
   for k, sample in list(enumerate(together))[2:]:
     # Its number decides on its key.
     padded = [b"l"] * k + [contexts[k]]
-    alone = lm.sample(padded, key, 40)[k]
-    assert alone.text == sample.text
-    close(alone.logprobs, sample.logprobs)
+    with_key = [contexts[k]], jax.random.fold_in(key, k)[None]
+    for alone in (lm.sample(padded, key, 40)[k], *lm.sample(*with_key, 40)):
+      assert alone.text == sample.text
+      close(alone.logprobs, sample.logprobs)
+
+
+def test_keys_that_are_none():
+  lm = make_bench("gpt2").byte_lm()
+  for sample in (lm.sample, lm.sample_tokens):
+    with pytest.raises(ValueError, match=r"for each text: 1, not \(2,"):
+      sample([b"a"], jax.random.split(jax.random.key(0)), 4)
+    with pytest.raises(ValueError, match="not PRNGKey"):
+      sample([b"a"], jax.random.PRNGKey(0), 4)
 
 
 def reference(one, context, size, settings, allows=None):

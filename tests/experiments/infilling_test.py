@@ -11,6 +11,8 @@ import sys
 import types
 
 import benches
+import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
@@ -289,6 +291,14 @@ def test_whole_programs_pass_and_broken_ones_do_not(monkeypatch):
   monkeypatch.setattr(_sandbox, "run", None)
   again = infilling.begin(config)("Sample|joint_spm|greedy|byte|0")
   assert "passed" not in again and again["texts"] == record["texts"]
+
+
+def test_random_keys_do_not_depend_on_batches():
+  whole = infilling.keys(3, 0, 12, 2)
+  parts = [infilling.keys(3, first, 4, 2) for first in (0, 4, 8)]
+  assert (jnp.concatenate(parts) == whole).all()
+  assert len({*map(str, jax.random.key_data(whole))}) == 12
+  assert (infilling.keys(3, 0, 6, 1) == infilling.keys(3, 0, 12, 1)[:6]).all()
 
 
 def test_a_middle_that_goes_on_is_not_the_true_one():
