@@ -109,9 +109,12 @@ def _exact(size, first, nodes, node, weights, ending, trust_model) -> Exact:
   asked = np.arange(first, size + 1)
   rows = np.full((len(asked), 257), -np.inf)
   some = slice(np.searchsorted(asked, possible + 1))
-  weight = _weights(nodes, weights, node[: len(asked)][some], asked[some])
+  node, ending = node[: len(asked)][some], ending[: len(asked)][some]
+  live = (node != NONE).sum(1).max(initial=0)
+  node, ending = node[:, :live], ending[:, :live]
+  weight = _weights(nodes, weights, node, asked[some])
   rows[some] = np.logaddexp.reduce(
-    weight[:, :, None] + ending[: len(asked)][some], 1
+    weight[:, :, None] + ending, 1, initial=-np.inf
   )
   scoring.check_numbers(byte, rows)
   if trust_model:

@@ -65,8 +65,8 @@ def fronts(
 ) -> covers.Path:
   """Live starts after prefixes of texts, `[B, P, W]`, on the host.
 
-  `P` and `W` are bucketed; `W` is as large as need be. After nothing there is
-  the root.
+  `P` depends on the longest text alone, and `W` is bucketed and as large as
+  need be, so that few shapes are compiled. After nothing there is the root.
 
   Args:
     queries: the texts.
@@ -78,11 +78,11 @@ def fronts(
     (path.node[k, :size] != NONE).sum(1).max(initial=1)
     for k, size in enumerate(sizes)
   ]
-  width = min(
-    max(8, 1 << (int(max(live)) - 1).bit_length()), path.node.shape[2]
-  )
-  most = max(size - start for size, start in zip(sizes, first, strict=True))
-  shape = (len(queries), bucket(most + 1), width)
+  width = 8
+  while width < max(live):
+    width *= 4
+  width = min(width, path.node.shape[2])
+  shape = (len(queries), bucket(max(sizes)) + 1, width)
   node, place = np.full(shape, NONE, np.int32), np.full(shape, ROOT, np.int32)
   for k, (size, start) in enumerate(zip(sizes, first, strict=True)):
     after = max(start, 1)
@@ -239,7 +239,8 @@ class Plan:
     ]
     self.slot_of = [slots for slots, _ in allotted]
     used = max(self.rows, *(used for _, used in allotted))
-    self.slots = used if self.chunks == 1 else bucket(used)
+    # Coarsely: a shape that is new costs more time than slots left empty.
+    self.slots = used if self.chunks == 1 else 1 << (used - 1).bit_length()
 
   def chunk(self, number: int) -> Chunk:
     """The inputs of a model call."""
