@@ -52,7 +52,7 @@ def spread(one, texts, count=benches.BATCH, size=16):
 CAPACITY = covers.Capacity(nodes=32, states=8, width=16)
 
 
-@pytest.mark.parametrize("name", tokenizers_zoo.ZOO)
+@pytest.mark.parametrize("name", tokenizers_zoo.every())
 def test_masks_are_what_the_brute_force_allows_and_what_steps_allow(name):
   one = make_bench(name)
   # Whole texts are enough: all their nodes are looked at.

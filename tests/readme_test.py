@@ -94,10 +94,11 @@ SLOW = (
   "completion",
   "cost",
   "infilling",
+  "markov",
   "sweep",
 )
-"""Scripts that compile the sampler many times, however little they draw, or
-that run others.
+"""Scripts that compile the sampler many times, however little they draw, that
+train, or that run others.
 """
 
 
@@ -105,7 +106,9 @@ def marks(line: str) -> list[pytest.MarkDecorator]:
   """What a command needs."""
   found = [pytest.mark.download] * ("smollm2" in line or "gemma" in line)
   script = line.split()[2].removeprefix("experiments.")
-  return found + [pytest.mark.slow] * (script in SLOW)
+  # The same study of another model is no other code.
+  slow = script in SLOW or "gemma3" in line
+  return found + [pytest.mark.slow] * slow
 
 
 @pytest.mark.parametrize(

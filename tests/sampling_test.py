@@ -16,7 +16,6 @@ from byteprob.errors import ConstraintError, PromptError
 from byteprob.sampling import controls, loop, room, sources
 
 EOS = 256
-NAMES = ("gpt2", "whole_pieces", "gemma")
 
 
 def contexts_of(one, count=4):
@@ -29,7 +28,7 @@ def contexts_of(one, count=4):
   [
     ("gpt2", {}),
     pytest.param("whole_pieces", {}, marks=pytest.mark.slow),
-    ("gemma", {}),
+    pytest.param("gemma", {}, marks=pytest.mark.slow),
     ("gpt2", {"temperature": 0.6, "top_p": 0.9}),
   ],
 )
@@ -48,7 +47,17 @@ def test_drafting_changes_nothing(name, settings):
   assert calls[0] < calls[1]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "wordpiece", "unigram_ties_1"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "gpt2",
+    "unigram_ties_1",
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ("whole_pieces", "gemma", "wordpiece")
+    ),
+  ],
+)
 def test_log_probs_are_those_of_scoring(name):
   one = make_bench(name)
   lm, contexts = one.byte_lm(), contexts_of(one)
@@ -136,7 +145,7 @@ def agree(samples, wanted):
 @pytest.mark.parametrize(
   "settings",
   [
-    {},
+    pytest.param({}, marks=pytest.mark.slow),
     {"temperature": 0.8, "top_p": 0.95},
     pytest.param({"temperature": 1.7}, marks=pytest.mark.slow),
     pytest.param({"top_k": 3}, marks=pytest.mark.slow),
@@ -234,7 +243,11 @@ def test_pruning_says_what_it_leaves_out():
 
 @pytest.mark.parametrize(
   "source",
-  ["look_up", "itself", pytest.param("another", marks=pytest.mark.slow)],
+  [
+    "look_up",
+    pytest.param("itself", marks=pytest.mark.slow),
+    pytest.param("another", marks=pytest.mark.slow),
+  ],
 )
 def test_any_source_of_drafts_gives_the_same_texts(source):
   one = make_bench("gpt2")
@@ -257,6 +270,7 @@ def test_any_source_of_drafts_gives_the_same_texts(source):
     assert calls[1] < 0.5 * calls[0]
 
 
+@pytest.mark.slow
 def test_repetition_is_looked_up():
   lm, key = make_bench("gpt2").byte_lm(), jax.random.key(0)
   contexts = [b"a'll s " * size for size in (8, 7, 6, 5)]

@@ -18,7 +18,7 @@ EOS = 256
 # Tables as they are, not padded to a shared size: one with states that do not
 # start at 0, one with `ignore_merges`, one with several blocks of tokens.
 BARE = ("llama3", "whole_pieces", "gemma")
-EVERY = [*tokenizers_zoo.ZOO, *(f"{name} bare" for name in BARE)]
+EVERY = tokenizers_zoo.every(*(f"{name} bare" for name in BARE))
 
 
 @functools.cache

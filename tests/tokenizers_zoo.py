@@ -12,8 +12,10 @@ import json
 import random
 import struct
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import oracle
+import pytest
 import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
@@ -377,6 +379,36 @@ def _split(pattern: str, behavior: str = "isolated", invert: bool = False):
 _PARAGRAPH = [("\n", "\n"), (" ", " "), ("\n\n", "\n")]
 
 ZOO: dict[str, Callable[[], Entry]] = {}
+
+FEW = {
+  "plain",
+  "gpt2",
+  "llama3",
+  "o200k",
+  "deepseek",
+  "whole_pieces",
+  "added_twice",
+  "prefix_space",
+  "llama2",
+  "gemma",
+  "sentencepiece_ties",
+  "composed",
+  "wordpiece",
+  "greedy_lookahead",
+  "unigram_lookahead",
+  "sentencepiece_unigram_fallback",
+}
+"""Some of each kind, for the quick tests; the slow ones take the others."""
+
+
+def every(*more: str) -> list[Any]:
+  """Names of the zoo, and more, for `parametrize`: most of them are slow."""
+  return [
+    name
+    if name.split()[0] in FEW
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in (*ZOO, *more)
+  ]
 
 
 def _zoo(build: Callable[[], Entry]) -> Callable[[], Entry]:

@@ -100,6 +100,7 @@ def test_smollm2_equals_transformers(smollm2_path):
   _close(tiny.forward(config, params, ids), want)
 
 
+@pytest.mark.slow
 def test_gemma3_equals_transformers_beyond_its_window(gemma3_path):
   torch_config = transformers.Gemma3TextConfig(
     vocab_size=262_144,

@@ -169,6 +169,7 @@ def _same(one, other) -> None:
       np.testing.assert_array_equal(a, b, err_msg=field.name)
 
 
+@pytest.mark.slow
 @pytest.mark.download
 def test_gemma3_has_the_same_nodes_from_either_file():
   """Its merges and its scores say the same of every pair of tokens."""
