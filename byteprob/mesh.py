@@ -105,18 +105,22 @@ def split(params: Any, tree: Any, batch: int) -> Any:
   Args:
     params: a model's parameters, on a mesh or not; then nothing is done.
     tree: arrays, the first axis of each a multiple of the batch; or scalars.
+      What is split already, as a model's cache is, stays as it is.
     batch: number of texts.
   """
   mesh = _mesh_of(params)
   if mesh is None:
     return tree
   axis = None if batch % mesh.shape["data"] else "data"
-  return jax.tree.map(
-    lambda leaf: jax.device_put(
-      leaf, NamedSharding(mesh, PartitionSpec(*[axis][: leaf.ndim]))
-    ),
-    tree,
-  )
+
+  def put(leaf):
+    if any(getattr(getattr(leaf, "sharding", None), "spec", ())):
+      return leaf
+    # What is empty would come out of a jitted function whole.
+    axes = [axis] if leaf.ndim and leaf.size else []
+    return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*axes)))
+
+  return jax.tree.map(put, tree)
 
 
 def _mesh_of(params: Any) -> Mesh | None:

@@ -22,7 +22,6 @@ from safetensors.numpy import save_file
 import byteprob
 from byteprob import models
 from byteprob.models import converted, decoder, sharding
-from byteprob.sampling import loop
 from byteprob.tokenization import load_tables
 from configs.train_lm import get_config
 from experiments import _data, _export, _lm
@@ -84,10 +83,18 @@ def check_samples() -> None:
   drawn = [
     lm.sampler(TEXTS, jax.random.key(0), 12, ahead=4, rows=4) for lm in lms()
   ]
-  while drawn[0].step(1):
-    pass
-  assert loop.run._cache_size() == 1
-  drawn[1].step()
+  for sampler in drawn:
+    sampler.step(1)
+  cache = drawn[0].state.members[0].cache["layers"][0]["k"]
+  assert cache.sharding.spec == PartitionSpec("data", None, "model")
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *rest, **more: compiled.append(event)
+  )
+  for sampler in drawn:
+    while sampler.step(1):
+      pass
+  assert not [event for event in compiled if "backend_compile" in event]
   for found, wanted in zip(*(s.samples() for s in drawn), strict=True):
     assert found.text == wanted.text and found.calls == wanted.calls
     assert found.calls < len(found.text)
