@@ -50,7 +50,14 @@ SHORT = {
   "experiments.cost": ["--config.sizes=8,"],
   "experiments.vocabularies": ["--config.tokenizers=stdlib-bpe,stdlib-spm"],
   "experiments.bits_per_byte": ["--config.data=code"],
-  "experiments.ensemble": ["--config.tasks.gsm8k=", "--config.most=2"],
+  "experiments.ensemble": [
+    *(
+      f"--config.tasks.{name}="
+      for name in "piqa hellaswag last_word gsm8k mbpp wikitext".split()
+    ),
+    "--config.tasks.code=code",
+    "--config.most=2",
+  ],
   "experiments.infilling": ["--config.data=sample"],
 }
 
