@@ -78,12 +78,11 @@ def mask(
   """
   del law
   plain, after_cut = common.ways(tables, states)
-  barred = forbidden(tables.bpe, last)[:, tables.bpe.position]
-  return (plain & ~barred) | after_cut
+  return (plain & ~forbidden(tables.bpe, last)) | after_cut
 
 
 def forbidden(bpe: BpeTables, last: Int[Array, " R"]) -> Bool[Array, "R Y"]:
-  """Tokens that a merge would join to each token, in the runs' own order."""
+  """Tokens that a merge would join to each token, in sorted order."""
   segment = bpe.segment_of[last][:, None] + jnp.arange(bpe.segments)[None]
   some = segment < bpe.segment_of[last + 1][:, None]
   some &= (last != NONE)[:, None]
@@ -93,7 +92,7 @@ def forbidden(bpe: BpeTables, last: Int[Array, " R"]) -> Bool[Array, "R Y"]:
     return bpe.start[at], bpe.stop[at]
 
   length = jnp.where(some, bpe.segment_count[segment], 0)
-  return common.spread(length, len(bpe.position), run)
+  return common.spread(length, len(bpe.position), run, bpe.position)
 
 
 def _check(tables, lanes, left, right, asked):

@@ -122,51 +122,58 @@ def spread(
   length: Int[Array, "R G"],
   size: int,
   run: Callable[[Array, Array, Array], tuple[Array, Array]],
+  places: Int[Array, " Y"],
 ) -> Bool[Array, "R Y"]:
-  """The union of the runs of each row.
+  """Which places lie in some run of each row.
 
-  Whole blocks are counted and what sticks out of them is marked one by one:
-  a sum along a whole vocabulary would cost more than all else.
+  Where runs begin and end is written down, and added up inside of blocks, all
+  blocks at once, from what the blocks before add up to.
 
   Args:
     length: how many runs each row has in each of its lists.
-    size: `Y`, length of the order that they are runs of.
+    size: length of the order that they are runs of.
     run: `run(row, list, item)` gives `(start, stop)`; called on vectors.
+    places: places of that order.
   """
   count, lists = length.shape
   if not lists:
-    return jnp.zeros((count, size), bool)
+    return jnp.zeros((count, len(places)), bool)
   flat = length.ravel()
   stop = jnp.cumsum(flat)
   chunk = min(_CHUNK, 64 * count)
-  blocks = -(-size // _BLOCK)
-  inside = jnp.arange(_BLOCK, dtype=jnp.int32)[None]
 
-  def mark(carry):
-    first, edges, found = carry
+  def write(carry):
+    first, edges = carry
     item = first + jnp.arange(chunk, dtype=jnp.int32)
     at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
     at = jnp.minimum(at, len(stop) - 1)
     low, high = run(at // lists, at % lists, item - (stop[at] - flat[at]))
     row = jnp.where(item < stop[-1], at // lists, count)
-    begin, end = -(-low // _BLOCK), high // _BLOCK
-    whole = jnp.where(begin < end, row, count)
-    edges = edges.at[whole, begin].add(1, mode="drop")
-    edges = edges.at[whole, end].add(-1, mode="drop")
-    # Before the first whole block, and after the last.
-    head = low[:, None] + inside
-    head = jnp.where(
-      head < jnp.minimum(begin * _BLOCK, high)[:, None], head, size
-    )
-    tail = jnp.maximum(end * _BLOCK, low)[:, None] + inside
-    tail = jnp.where(tail < high[:, None], tail, size)
-    at = jnp.concatenate([head, tail], axis=1)
-    found = found.at[row[:, None], at].set(True, mode="drop")
-    return first + chunk, edges, found
+    for place, step in ((low, 1), (high, -1)):
+      where = place % _BLOCK, row, place // _BLOCK
+      edges = edges.at[where].add(step, mode="drop")
+    return first + chunk, edges
 
-  edges = jnp.zeros((count, blocks + 1), jnp.int32)
-  found = jnp.zeros((count, size), bool)
-  start = (jnp.int32(0), edges, found)
-  _, edges, found = jax.lax.while_loop(lambda c: c[0] < stop[-1], mark, start)
-  whole = jnp.cumsum(edges[:, :blocks], axis=1) > 0
-  return found | jnp.repeat(whole, _BLOCK, axis=1)[:, :size]
+  # As many runs as lists may lie over one another.
+  edges = jnp.zeros((_BLOCK, count, size // _BLOCK + 1), jnp.int16)
+  start = jnp.int32(0), edges
+  edges = jax.lax.while_loop(lambda c: c[0] < stop[-1], write, start)[1]
+  whole = edges.sum(0, dtype=jnp.int32)
+  before = (jnp.cumsum(whole, axis=1) - whole).astype(jnp.int16)
+  inside = jax.lax.platform_dependent(
+    before, edges, cpu=_one_by_one, default=_all_at_once
+  )
+  row = jnp.arange(count)[:, None]
+  return inside[(places % _BLOCK)[None], row, (places // _BLOCK)[None]]
+
+
+def _all_at_once(before, edges):
+  return before[None] + jnp.cumsum(edges, axis=0) > 0
+
+
+def _one_by_one(before, edges):
+  # XLA's CPU would add up anew for every place.
+  def add(total, edge):
+    return total + edge, total + edge > 0
+
+  return jax.lax.scan(add, before, edges)[1]

@@ -103,7 +103,8 @@ def mask(
       del number
       return greedy.low[first[row] + item], greedy.high[first[row] + item]
 
-    return allowed | (plain & ~common.spread(count[:, None], size, run))
+    barred = common.spread(count[:, None], size, run, jnp.arange(size))
+    return allowed | (plain & ~barred)
 
   # States stand in front: nobody has more than the row with most.
   most = (states != NONE).sum(1).max()
