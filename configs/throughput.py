@@ -9,10 +9,10 @@ compile. The result is in the files that are written. Targets: 1.2 model calls
 a token, 0.5 of plain decoding's bytes/s, 1.25 times its rows of the cache.
 
 Every case is the `base` with one thing changed, as `vary` says. Variants
-(`--config=configs/throughput.py:NAME`): `batches`, more texts side by side;
-`gemma3`, a model with a large vocabulary and a smaller one's drafts; `1b` and
-`7b`, random weights of these shapes in bfloat16, for a GPU; `tiny` shows that
-it works, in a minute.
+(`--config=configs/throughput.py:NAME`): `base` alone, in five minutes;
+`batches`, more texts side by side; `gemma3`, a model with a large vocabulary
+and a smaller one's drafts; `1b` and `7b`, random weights of these shapes in
+bfloat16, for a GPU; `tiny` shows that it works, in a minute.
 """
 
 from ml_collections import ConfigDict
@@ -60,6 +60,8 @@ def get_config(variant: str = "") -> ConfigDict:
   match variant:
     case "":
       pass
+    case "base":
+      config.vary = ConfigDict()
     case "batches":
       config.vary = ConfigDict({"batch": (4, 16, 64)})
     case "gemma3":
@@ -86,6 +88,7 @@ def get_config(variant: str = "") -> ConfigDict:
       config.transformers = False
     case _:
       raise ValueError(
-        f"no variant {variant!r}; there are batches, gemma3, 1b, 7b and tiny"
+        f"no variant {variant!r}; there are base, batches, gemma3, 1b, 7b and"
+        " tiny"
       )
   return config
