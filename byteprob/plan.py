@@ -65,8 +65,8 @@ def fronts(
 ) -> covers.Path:
   """Live starts after prefixes of texts, `[B, P, W]`, on the host.
 
-  `P` depends on the longest text alone, and `W` is bucketed and as large as
-  need be, so that few shapes are compiled. After nothing there is the root.
+  `P` and `W` are bucketed; `W` is as large as need be. After nothing there is
+  the root.
 
   Args:
     queries: the texts.
@@ -82,7 +82,8 @@ def fronts(
   while width < max(live):
     width *= 4
   width = min(width, path.node.shape[2])
-  shape = (len(queries), bucket(max(sizes)) + 1, width)
+  most = max(size - start for size, start in zip(sizes, first, strict=True))
+  shape = (len(queries), bucket(most + 1), width)
   node, place = np.full(shape, NONE, np.int32), np.full(shape, ROOT, np.int32)
   for k, (size, start) in enumerate(zip(sizes, first, strict=True)):
     after = max(start, 1)
