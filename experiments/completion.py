@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import byteprob
+from byteprob.bytemodel import keys_of
 from experiments import (
   _estimates,
   _plots,
@@ -106,13 +106,12 @@ def begin(config) -> Callable[[str], _study.Record]:
   lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
   all_cuts = functools.cache(lambda name: cuts(name, config))
   settings = config.settings.to_dict()
+  # Of the prompts, whatever the batch.
+  keys = keys_of(jax.random.key(config.seed), config.prompts)
   ready: set[tuple[str | int, ...]] = set()
 
   def complete(method, contexts, max_bytes, first, **how):
-    # Of the prompts, whatever the batch.
-    key = jax.vmap(jax.random.fold_in, (None, 0))(
-      jax.random.key(config.seed), first + jnp.arange(len(contexts))
-    )
+    key = keys[first : first + len(contexts)]
     begun = time.perf_counter()
     if method == "byte":
       found = lm.sample(contexts, key, max_bytes, **how)

@@ -51,10 +51,12 @@ SHORT = {
   "experiments.vocabularies": ["--config.tokenizers=stdlib-bpe,stdlib-spm"],
   "experiments.bits_per_byte": ["--config.data=code"],
   "experiments.ensemble": [
-    *(
-      f"--config.tasks.{name}="
-      for name in "piqa hellaswag last_word gsm8k mbpp wikitext".split()
-    ),
+    "--config.tasks.piqa=",
+    "--config.tasks.hellaswag=",
+    "--config.tasks.last_word=",
+    "--config.tasks.gsm8k=",
+    "--config.tasks.mbpp=",
+    "--config.tasks.wikitext=",
     "--config.tasks.code=code",
     "--config.most=2",
   ],
