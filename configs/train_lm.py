@@ -127,13 +127,7 @@ def get_config(variant: str = "bpe") -> ConfigDict:
     case "fim":
       config.fim_share = 0.9
       config.joint = True
-      config.model.width = 256
-      config.model.mlp_width = 704
-      config.model.depth = 6
-      config.model.head_dim = 64
       config.short.steps = 2400
-      config.full.steps = 1000
-      config.learning_rate = 1.5e-3
     case "fim30m":
       config.fim_share = 0.9
       config.joint = True
