@@ -127,7 +127,8 @@ def get_config(variant: str = "bpe") -> ConfigDict:
     case "fim":
       config.fim_share = 0.9
       config.joint = True
-      config.short.steps = 2400
+      config.short.steps = 1600
+      config.full.steps = 400
     case "fim30m":
       config.fim_share = 0.9
       config.joint = True
