@@ -124,18 +124,22 @@ def classify(
   singles = np.array(sorted({ord(c) for c in characters}), np.int64)
   label = np.zeros(CODE_POINTS, np.int64)
   for source in sources:
-    # Labels stay small: unique after every atom.
-    label = np.unique(2 * label + members(source), return_inverse=True)[1]
+    label = _numbered(2 * label + members(source))
   label[singles] = label.max() + 1 + np.arange(len(singles))
   label[SURROGATES] = -1
-  names, label = np.unique(label, return_inverse=True)
-  label = label.astype(np.int32) - int(names[0] == -1)
+  label = (_numbered(label + 1) - 1).astype(np.int32)
   one = first_of_each(label)
   held = {
     source: frozenset(np.flatnonzero(members(source)[one]).tolist())
     for source in sources
   }
   return label, held
+
+
+def _numbered(label: np.ndarray) -> np.ndarray:
+  """The same labels, numbered from 0 without gaps, in their order."""
+  there = np.bincount(label) > 0
+  return (np.cumsum(there) - 1)[label]
 
 
 def first_of_each(label: np.ndarray) -> np.ndarray:
