@@ -19,10 +19,13 @@ from byteprob.sampling import starts, tokendraw, tokenloop, tokenwise
 EOS = 256
 METHODS = ("token", "healing", "alignment")
 NAMES = (
-  "gpt2", "prefix_space", "greedy_lookahead", "unigram_lookahead",
+  "gpt2", "unigram_lookahead",
   *(
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("gemma", "composed", "greedy_bytes", "unigram_metaspace")
+    for name in (
+      "prefix_space", "greedy_lookahead", "gemma", "composed", "greedy_bytes",
+      "unigram_metaspace",
+    )
   ),
 )  # fmt: skip
 BATCH = 16
@@ -101,7 +104,7 @@ def texts_law(one, context: bytes, size: int) -> dict[bytes, float]:
   ("name", "context"),
   [
     ("gpt2", b"a\n\n"),
-    ("greedy_lookahead", b"a"),
+    pytest.param("greedy_lookahead", b"a", marks=pytest.mark.slow),
     pytest.param("gpt2", b"a'", marks=pytest.mark.slow),
     pytest.param("unigram_lookahead", b"a", marks=pytest.mark.slow),
   ],

@@ -41,9 +41,9 @@ def small():
   params=[
     "AB mpe AA BAA ABBA",
     "AB bpe AA BAA",
-    "ABC mpe AB CC ABC CAB",
+    pytest.param("ABC mpe AB CC ABC CAB", marks=pytest.mark.slow),
     # No text lets a single A stand.
-    "AB mpe AA AB BAA",
+    pytest.param("AB mpe AA AB BAA", marks=pytest.mark.slow),
   ],
   scope="module",
 )

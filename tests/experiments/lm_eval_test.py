@@ -81,7 +81,9 @@ def pairs_of(one) -> list[tuple[str, str]]:
   return [*found, (text, "")]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "composed"])
+@pytest.mark.parametrize(
+  "name", ["gpt2", pytest.param("composed", marks=pytest.mark.slow)]
+)
 def test_loglikelihood_and_greed_are_the_brute_forces(name):
   one = make_bench(name)
   lm, pairs = harness(one), []
