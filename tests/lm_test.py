@@ -17,7 +17,13 @@ from byteprob.errors import CheckpointError, PromptError
 from byteprob.tokenization import load_tables
 
 EOS = 256
-NAMES = ("gpt2", "llama2", "prefix_space", "composed")
+NAMES = (
+  "gpt2",
+  "prefix_space",
+  pytest.param("llama2", marks=pytest.mark.slow),
+  pytest.param("composed", marks=pytest.mark.slow),
+)
+GEMMA = pytest.param("gemma", marks=pytest.mark.slow)
 BATCH = 16
 
 
@@ -130,7 +136,10 @@ def test_nothing_is_covered_by_nothing():
   assert make_bench("gpt2").byte_lm().covers(b"") == [((), 0.0)]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "gemma", "metaspace_first"])
+@pytest.mark.parametrize(
+  "name",
+  ["gpt2", "llama2", "prefix_space", "composed", "gemma", "metaspace_first"],
+)
 def test_encode_is_the_tokenizers_own(name):
   one = make_bench(name)
   model = one.byte_lm()
@@ -156,7 +165,7 @@ def test_encode_needs_whole_characters():
     one.byte_lm().encode(b"a\xc3")
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma"])
+@pytest.mark.parametrize("name", ["gpt2", GEMMA])
 def test_ids_are_conditioned_on_as_they_are(name):
   one = make_bench(name)
   (end,) = one.entry.ends
@@ -219,7 +228,7 @@ def test_nothing_is_scored_of_nothing():
   assert model.next_byte_logprobs_batch([]) == []
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma"])
+@pytest.mark.parametrize("name", ["gpt2", GEMMA])
 def test_trusting_the_model(name):
   one = make_bench(name)
   texts = users(one)
