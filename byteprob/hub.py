@@ -23,7 +23,7 @@ from byteprob.errors import DownloadError
 DEFAULT = "stdlib-bpe"
 """The model that is used when none is named: small, and in the package."""
 
-PACKAGED = ("stdlib-bpe", "stdlib-spm")
+PACKAGED = ("stdlib-bpe", "stdlib-spm", "python-fim")
 """Models in `assets/`: trained on the sources of Python's own library."""
 
 
