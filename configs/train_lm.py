@@ -1,32 +1,36 @@
-"""Small language models of Python, trained on its standard library.
+"""Small language models of Python, trained on its sources.
 
   python -m experiments.train_lm --config=configs/train_lm.py:bpe \
     --workdir=runs/bpe --export=byteprob/assets/stdlib-bpe \
     --results=results/train_lm/bpe
 
-with `spm` for `bpe` makes the other model of the package. Hardware: two cores
-of a server CPU, shared with other work for most of the time; a step with short
-rows takes 0.9 s (`bpe`) when they are free.
+makes one model of the package, with `spm` for `bpe` another, and
+
+  python -m experiments.train_lm --config=configs/train_lm.py:fim \
+    --config.without=runs/data/HumanEval.jsonl.gz \
+    "--config.more=('.venv/lib/python3.11/site-packages/numpy',
+                    '.venv/lib/python3.11/site-packages/jax')" \
+    --workdir=runs/fim --export=byteprob/assets/python-fim \
+    --results=results/train_lm/fim
+
+the third, which learns to fill in, and reads no file that holds a function of
+HumanEval (in these there was none). Hardware: two cores of a server CPU, shared
+with other work for most of the time; a step with short rows takes 0.9 to 1.5 s,
+from machine to machine, when they are free.
 
   variant  parameters  tokens  held-out files, left to right         time
   bpe      2.41 M      6.6 M   3.13 nats a token, 1.22 bits a byte   55 min
   spm      1.46 M      4.1 M   3.09 nats a token, 1.45 bits a byte   65 min
+  fim      2.41 M      8.2 M   2.68 nats a token, 1.36 bits a byte   75 min
 
-Both were cut short on the way, so that their first steps had the learning
-rates of a longer run (`note` in `training.json`); the figures are from one run
-each. `tiny` is for tests (seconds).
+The held-out files of `fim` are others than those of `bpe`. `bpe` and `spm` were
+cut short on the way, so that their first steps had the learning rates of a
+longer run (`note` in `training.json`); the figures are from one run each.
+`tiny` is for tests (seconds).
 
-  python -m experiments.train_lm --config=configs/train_lm.py:fim \
-    --config.without=runs/data/HumanEval.jsonl.gz \
-    --workdir=runs/fim --export=runs/fim/hf --results=results/train_lm/fim
-
-makes the model that `experiments/infilling.py` asks, which has not read
-HumanEval's functions: 5.5 M parameters, 13.9 M tokens, an estimated two to
-three hours of two free cores. `fim30m`, of 29 M parameters (58 MB in
-bfloat16), is for a GPU, an estimated ten minutes of an H100 or H200; it reads
-390 M tokens, and so takes more sources than the standard library's. It has not
-been run. Both take the sources of installed packages, too:
-`--config.more="('.venv/lib/python3.11/site-packages/numpy',)"`.
+`fim30m`, of 29 M parameters (58 MB in bfloat16), is for a GPU, an estimated ten
+minutes of an H100 or H200; it reads 390 M tokens, and so takes more sources
+than the standard library's. It has not been run.
 """
 
 from ml_collections import ConfigDict, config_dict

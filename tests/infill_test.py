@@ -220,7 +220,7 @@ def test_code_llamas_suffix_is_encoded_as_its_own_code_does():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["stdlib-bpe", "stdlib-spm"])
+@pytest.mark.parametrize("name", ["stdlib-bpe", "stdlib-spm", "python-fim"])
 def test_prompts_of_the_packaged_models_are_what_they_were_trained_on(name):
   tokenizer = _data.load_tokenizer(hub.resolve(name) / "tokenizer.json")
   form = infill.format_of(load_tables(name))

@@ -377,7 +377,16 @@ def test_what_comes_before_a_text():
     start_ids(start_ids=(), special=())
 
 
-@pytest.mark.parametrize("name", ["stdlib-bpe", "stdlib-spm"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "stdlib-bpe",
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ("stdlib-spm", "python-fim")
+    ),
+  ],
+)
 def test_a_packaged_model(name):
   model = byteprob.load(name)
   text = b"def main():\n  return 'caf\xc3\xa9"

@@ -379,7 +379,7 @@ def test_configurations(variant):
     "bpe": (2.0e6, 2.6e6),
     "spm": (1.2e6, 1.5e6),
     "tiny": (1e4, 1e5),
-    "fim": (4e6, 8e6),
+    "fim": (2.0e6, 2.6e6),
     # At most 60 MB in bfloat16.
     "fim30m": (28e6, 30e6),
   }[variant]
