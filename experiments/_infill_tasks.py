@@ -62,7 +62,7 @@ class Task:
     return f"{text}\n{self.test}\ncheck({self.entry})\n"
 
 
-def read(source: str, most: int) -> list[Task]:
+def read(source: str, most: int, longest: int = 0) -> list[Task]:
   """Tasks, evenly spread over a benchmark.
 
   Args:
@@ -70,10 +70,11 @@ def read(source: str, most: int) -> list[Task]:
       (`hub:loubnabnl/humaneval_infilling:HumanEval-RandomSpanInfilling:test`);
       or `sample`.
     most: tasks at most; 0 for all.
+    longest: bytes that a middle may have; 0 for any number.
 
   Raises:
     ByteprobError: a line is not of the format, and is named; or there is
-      none.
+      none, or none so short.
     OSError: the file cannot be read.
   """
   if source == SAMPLE:
@@ -87,6 +88,12 @@ def read(source: str, most: int) -> list[Task]:
     found = [_task(where, row) for where, row in rows]
   if not found:
     raise ByteprobError(f"{source} has no tasks")
+  if longest:
+    found = [task for task in found if len(task.middle.encode()) <= longest]
+    if not found:
+      raise ByteprobError(
+        f"{source} has no middles of {longest} bytes or fewer"
+      )
   if most and len(found) > most:
     found = [found[k * len(found) // most] for k in range(most)]
   return found

@@ -50,20 +50,22 @@ Spelling = Mapping[int, bytes]
 
 
 @functools.cache
-def _read(source: str, most: int) -> tuple[_infill_tasks.Task, ...]:
-  return tuple(_infill_tasks.read(source, most))
+def _read(
+  source: str, most: int, longest: int
+) -> tuple[_infill_tasks.Task, ...]:
+  return tuple(_infill_tasks.read(source, most, longest))
 
 
 def tasks(config) -> dict[str, list[_infill_tasks.Task]]:
   """The tasks by their kinds.
 
   Raises:
-    ByteprobError: a line of the data is broken.
+    ByteprobError: a line of the data is broken, or no middle is so short.
     OSError: they cannot be read.
   """
   found: dict[str, list[_infill_tasks.Task]] = {}
   for source in config.data.split(","):
-    for task in _read(source, config.tasks):
+    for task in _read(source, config.tasks, config.longest):
       found.setdefault(task.kind, []).append(task)
   return found
 
