@@ -248,6 +248,19 @@ def test_what_does_not_differ_is_not_asked_twice(tmp_path):
   }
 
 
+def test_middles_that_are_too_long_are_left_out(tmp_path):
+  config = infilling_config.get_config()
+  rows = [row(k, *ROWS[k % 4]) for k in range(8)]
+  config.data = write(tmp_path / "data.jsonl", *rows)
+  config.longest, config.tasks = 2, 3
+  # Of "ab" and "" there are two each.
+  middles = [task.middle for task in infilling.tasks(config)["Toy"]]
+  assert middles == ["ab", "", "ab"]
+  config.data = write(tmp_path / "long.jsonl", rows[0])
+  with pytest.raises(ByteprobError, match="no middles of 2 bytes or fewer"):
+    infilling.tasks(config)
+
+
 def test_a_family_of_ones_own():
   config = infilling_config.get_config()
   assert infilling.family_of(config) is None
