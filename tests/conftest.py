@@ -8,18 +8,6 @@ import pytest
 
 from experiments import _runtime
 
-TINY = (
-  "analyses_test.py",
-  "distributions_test.py",
-  "ensemble_test.py",
-  "infill_test.py",
-  "infilling_test.py",
-  "lm_eval_test.py",
-  "sampling_test.py",
-  "tokenwise_test.py",
-)
-"""Tests that compile the samplers for tiny models, and then run little."""
-
 
 def pytest_configure(config):
   """What is compiled goes where no other run has left any.
@@ -52,14 +40,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def quick_to_compile(request):
-  """Tests of tiny models optimize less, which takes a quarter less time.
+  """Quick tests, whose models are tiny, optimize less: it takes a third less.
 
   The slow tests run what users run, and the benchmarks hold that against
   itself over tens of thousands of bytes.
   """
   slow = request.node.get_closest_marker("slow")
-  less = request.path.name in TINY and not slow
-  jax.config.update("jax_disable_most_optimizations", less)
+  jax.config.update("jax_disable_most_optimizations", not slow)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
 

@@ -383,20 +383,15 @@ ZOO: dict[str, Callable[[], Entry]] = {}
 FEW = {
   "plain",
   "gpt2",
-  "llama3",
-  "o200k",
-  "deepseek",
   "whole_pieces",
   "added_twice",
   "prefix_space",
-  "llama2",
   "gemma",
   "sentencepiece_ties",
   "composed",
   "wordpiece",
   "greedy_lookahead",
   "unigram_lookahead",
-  "sentencepiece_unigram_fallback",
 }
 """Some of each kind, for the quick tests; the slow ones take the others."""
 
