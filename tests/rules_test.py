@@ -48,7 +48,10 @@ def check(entry: zoo.Entry, seed: int) -> None:
 
 
 @pytest.mark.parametrize("rule", MAKERS)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+  "seed",
+  [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))],
+)
 def test_random_tokenizers_are_those_of_the_brute_force(rule, seed):
   entry = MAKERS[rule](random.Random(seed))
   check(entry, seed)

@@ -97,6 +97,7 @@ def test_seventy_billion_parameters_on_eight_devices(device, tmp_path):
     assert made["flops"] == pytest.approx(made["counted_flops"], rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_and_what_would():
   done = run(
     f"--model_config={LARGE}",
