@@ -29,7 +29,9 @@ def contexts_of(one, count=4):
     ("gpt2", {}),
     pytest.param("whole_pieces", {}, marks=pytest.mark.slow),
     pytest.param("gemma", {}, marks=pytest.mark.slow),
-    ("gpt2", {"temperature": 0.6, "top_p": 0.9}),
+    pytest.param(
+      "gpt2", {"temperature": 0.6, "top_p": 0.9}, marks=pytest.mark.slow
+    ),
   ],
 )
 def test_drafting_changes_nothing(name, settings):
@@ -211,6 +213,7 @@ def test_a_constraint_says_when_it_is_complete_or_impossible():
     lm.sample([b"a"], key, 9, constraint=r"[^\s\S]")
 
 
+@pytest.mark.slow
 def test_pruning_says_what_it_leaves_out():
   one = make_bench("gpt2")
   lm, key = one.byte_lm(), jax.random.key(4)
@@ -403,6 +406,7 @@ def test_slots_of_dead_branches_are_used_again():
   assert sample.slots < 0.8 * int(every.count)
 
 
+@pytest.mark.slow
 def test_the_context_may_run_full():
   one = make_bench("random_order_1")
   small = benches.dataclasses.replace(
