@@ -1,7 +1,7 @@
 """Programs with a span cut out, filled in by five ways of prompting.
 
   python -m experiments.infilling --workdir=runs/infilling --execute \
-    --config.model=python-fim --config.max_bytes=128 \
+    --config.model=python-fim --config.longest=16 --config.max_bytes=24 \
     --config.data=runs/data/HumanEval-RandomSpanInfilling.jsonl.gz
 
 `--config.data` takes files of openai/human-eval-infilling, or

@@ -13,8 +13,8 @@ makes one model of the package, with `spm` for `bpe` another, and
     --workdir=runs/fim --export=byteprob/assets/python-fim \
     --results=results/train_lm/fim
 
-the third, which learns to fill in, and reads no file that holds a function of
-HumanEval (in these there was none). Hardware: two cores of a server CPU, shared
+the third, which reads prefix and middle as one text, and no file that holds a
+function of HumanEval (in these there was none). Hardware: two cores of a server CPU, shared
 with other work for most of the time; a step with short rows takes 0.9 to 1.5 s,
 from machine to machine, when they are free.
 

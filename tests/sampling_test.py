@@ -79,12 +79,13 @@ def test_a_text_does_not_depend_on_its_neighbours():
   contexts = [b"a'l", b"a\n\n", b"s", b"a'l"]
   together = lm.sample(contexts, key, 40)
   assert together[0].text != together[3].text  # their keys differ
-  # Its number decides on its key.
-  others = lm.sample([b"l", b"l", b"l", contexts[3]], key, 40)[3]
-  (alone,) = lm.sample([contexts[3]], jax.random.fold_in(key, 3)[None], 40)
-  for sample in (others, alone):
-    assert sample.text == together[3].text
-    close(sample.logprobs, together[3].logprobs)
+  for k, sample in list(enumerate(together))[2:]:
+    # Its number decides on its key.
+    padded = [b"l"] * k + [contexts[k]]
+    with_key = [contexts[k]], jax.random.fold_in(key, k)[None]
+    for alone in (lm.sample(padded, key, 40)[k], *lm.sample(*with_key, 40)):
+      assert alone.text == sample.text
+      close(alone.logprobs, sample.logprobs)
 
 
 def test_keys_that_are_none():
@@ -157,7 +158,7 @@ def test_texts_come_in_their_shares(settings, ahead):
   lm, size, context = one.byte_lm(), 3, b"a'"
   samples = itertools.chain.from_iterable(
     lm.sample([context] * 256, jax.random.key(k), size, ahead=ahead, **settings)
-    for k in range(4)
+    for k in range(8)
   )
   agree(samples, reference(one, context, size, settings))
 
@@ -184,7 +185,7 @@ def test_a_constraint_multiplies_in():
 
   samples = [
     sample
-    for k in range(4)
+    for k in range(8)
     for sample in lm.sample(
       [context] * 256, jax.random.key(k), size, constraint=PATTERN
     )
