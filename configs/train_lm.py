@@ -14,9 +14,9 @@ makes one model of the package, with `spm` for `bpe` another, and
     --results=results/train_lm/fim
 
 the third, which reads prefix and middle as one text, and no file that holds a
-function of HumanEval (in these there was none). Hardware: two cores of a server CPU, shared
-with other work for most of the time; a step with short rows takes 0.9 to 1.5 s,
-from machine to machine, when they are free.
+function of HumanEval (in these there was none). Hardware: two cores of a server
+CPU, shared with other work for most of the time; a step with short rows takes
+0.9 to 1.5 s, from machine to machine, when they are free.
 
   variant  parameters  tokens  held-out files, left to right         time
   bpe      2.41 M      6.6 M   3.13 nats a token, 1.22 bits a byte   55 min

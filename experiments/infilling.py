@@ -49,11 +49,7 @@ BACK = {"token": 0, "healing": 1, "alignment": 3}
 Spelling = Mapping[int, bytes]
 
 
-@functools.cache
-def _read(
-  source: str, most: int, longest: int
-) -> tuple[_infill_tasks.Task, ...]:
-  return tuple(_infill_tasks.read(source, most, longest))
+_read = functools.cache(_infill_tasks.read)
 
 
 def tasks(config) -> dict[str, list[_infill_tasks.Task]]:
