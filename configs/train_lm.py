@@ -58,6 +58,9 @@ def get_config(variant: str = "bpe") -> ConfigDict:
   # Whether prefix and middle are tokenized as one text in SPM. If not, the
   # model learns that a token may end wherever a middle begins.
   config.joint = False
+  # Processes that make rows, each one pass over the sources at a time; with a
+  # hundred megabytes of sources each takes 5 GB.
+  config.workers = 1
 
   config.model = ConfigDict()
   config.model.width = 192
@@ -136,6 +139,7 @@ def get_config(variant: str = "bpe") -> ConfigDict:
     case "fim30m":
       config.fim_share = 0.9
       config.joint = True
+      config.workers = 4
       config.vocab_size = 16_384
       config.model.width = 448
       config.model.mlp_width = 1024
@@ -149,8 +153,8 @@ def get_config(variant: str = "bpe") -> ConfigDict:
       config.short.steps = 4000
       config.short.sizes = (64, 1500)
       config.full.batch = 64
-      config.full.steps = 2000
-      config.learning_rate = 1e-3
+      config.full.steps = 1000
+      config.learning_rate = 1.5e-3
       config.warmup = 500
       config.save_every = 500
     case _:

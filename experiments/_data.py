@@ -22,12 +22,16 @@ Middle" (Bavarian et al., 2022), with its context-level variant:
     whole files, which may be cut anywhere.
 """
 
+import collections
 import dataclasses
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 
 import numpy as np
 import tokenizers
@@ -158,14 +162,26 @@ def fill_in_the_middle(
   """
   triples = [split(text, rng) for text in texts]
   psm = rng.integers(0, 2, size=len(texts)).astype(bool)
-  prefixes = encode(tokenizer, [p for p, _, _ in triples])
+  # What is not asked for is left empty: tokenizing takes most of the time.
+  prefixes = encode(
+    tokenizer,
+    [p if psm[i] or not joint else "" for i, (p, _, _) in enumerate(triples)],
+  )
   suffixes = encode(tokenizer, [s for _, _, s in triples])
-  middles = [m for _, m, _ in triples]
-  apart = encode(tokenizer, middles)
+  apart = encode(
+    tokenizer,
+    [m if psm[i] or not p else "" for i, (p, m, _) in enumerate(triples)],
+  )
   if joint:
-    joined = encode(tokenizer, [p + m for p, m, _ in triples])
+    joined = encode(
+      tokenizer,
+      ["" if psm[i] else p + m for i, (p, m, _) in enumerate(triples)],
+    )
   else:
-    after = encode(continuing(tokenizer), middles)
+    after = encode(
+      continuing(tokenizer),
+      ["" if psm[i] else m for i, (_, m, _) in enumerate(triples)],
+    )
     joined = [
       [*prefix, *(after if prefix else apart)[i]]
       for i, prefix in enumerate(prefixes)
@@ -300,28 +316,34 @@ def epoch(
 
 
 def epochs(
-  tokenizer: tokenizers.Tokenizer,
-  markers: Markers,
-  texts: Sequence[str],
-  *,
-  context: int,
-  fim_share: float,
-  joint: bool,
-  sizes: tuple[int, int],
-  seed: tuple[int, ...],
+  make: Callable[[int], np.ndarray], workers: int
 ) -> Iterator[np.ndarray]:
-  """Endless passes over the texts, each with its own order and splits."""
-  for number in itertools.count():
-    yield epoch(
-      tokenizer,
-      markers,
-      texts,
-      context=context,
-      fim_share=fim_share,
-      joint=joint,
-      sizes=sizes,
-      rng=np.random.default_rng((*seed, number)),
-    )
+  """Endless passes over the texts, whatever makes each from its number.
+
+  Args:
+    make: makes the rows of a pass; can be pickled if there are more workers.
+    workers: how many processes make passes side by side and share the cores.
+  """
+  if workers < 2:
+    yield from map(make, itertools.count())
+  pool = futures.ProcessPoolExecutor(
+    workers,
+    mp_context=multiprocessing.get_context("spawn"),
+    initializer=_take_threads,
+    initargs=(max((os.cpu_count() or 1) // workers, 1),),
+  )
+  try:
+    ahead = collections.deque(pool.submit(make, i) for i in range(workers))
+    for number in itertools.count(workers):
+      yield ahead.popleft().result()
+      ahead.append(pool.submit(make, number))
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _take_threads(count: int) -> None:
+  """Keeps a process's tokenizer, before it is first used, to its share."""
+  os.environ["RAYON_NUM_THREADS"] = str(count)
 
 
 def take(blocks: Iterator[np.ndarray], count: int) -> np.ndarray:

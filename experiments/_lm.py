@@ -49,6 +49,7 @@ class Recipe:
   files: int | None
   fim_share: float
   joint: bool
+  workers: int
   model: config_lib.DecoderConfig
   short: Stage
   full: Stage

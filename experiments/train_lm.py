@@ -14,12 +14,13 @@ when there is more to learn from many contexts than from long ones, and as
 long as the model's context at the end.
 """
 
+import contextlib
 import functools
 import json
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -90,24 +91,16 @@ def prepare(workdir: _runtime.Workdir, recipe: _lm.Recipe) -> None:
     recipe.root, recipe.files, more=recipe.more, without=recipe.without
   )
   logging.info("corpus: %s", corpus.describe())
-  train_tokenizer = _tokenizers.TRAINERS[recipe.tokenizer]
-  with store.atomic_path(workdir / "tokenizer.json") as part:
-    train_tokenizer(corpus.train, recipe.vocab_size).save(str(part))
+  path = workdir / "tokenizer.json"
+  if not path.exists():
+    train_tokenizer = _tokenizers.TRAINERS[recipe.tokenizer]
+    with store.atomic_path(path) as part:
+      train_tokenizer(corpus.train, recipe.vocab_size).save(str(part))
   # Read back, so that a run that resumes has the same one.
-  tokenizer = _data.load_tokenizer(workdir / "tokenizer.json")
+  tokenizer = _data.load_tokenizer(path)
   markers = _tokenizers.markers(tokenizer)
-  for i, stage in enumerate(recipe.stages):
-    blocks = _data.epochs(
-      tokenizer,
-      markers,
-      corpus.train,
-      context=stage.context,
-      fim_share=recipe.fim_share,
-      joint=recipe.joint,
-      sizes=stage.sizes,
-      seed=(recipe.seed, i),
-    )
-    rows = _data.take(blocks, stage.steps * stage.batch)
+  for i in range(len(recipe.stages)):
+    rows = _rows(path, corpus.train, recipe, i)
     _save_rows(workdir / f"rows-{i}.npy", rows)
   context = recipe.full.context
   valid = _data.in_order(tokenizer, markers, corpus.valid, context=context)
@@ -124,6 +117,37 @@ def prepare(workdir: _runtime.Workdir, recipe: _lm.Recipe) -> None:
   )
   _save_rows(workdir / "valid_fim.npy", valid_fim)
   workdir.write_json("data.json", corpus.describe())
+
+
+def _rows(
+  path: pathlib.Path, texts: Sequence[str], recipe: _lm.Recipe, stage: int
+) -> np.ndarray:
+  """All rows of a stage."""
+  make = functools.partial(_pass, path, texts, recipe, stage)
+  with contextlib.closing(_data.epochs(make, recipe.workers)) as passes:
+    count = recipe.stages[stage].steps * recipe.stages[stage].batch
+    return _data.take(passes, count)
+
+
+def _pass(
+  path: pathlib.Path,
+  texts: Sequence[str],
+  recipe: _lm.Recipe,
+  stage: int,
+  number: int,
+) -> np.ndarray:
+  """One pass over the texts, with its own order and splits."""
+  tokenizer = _data.load_tokenizer(path)
+  return _data.epoch(
+    tokenizer,
+    _tokenizers.markers(tokenizer),
+    texts,
+    context=recipe.stages[stage].context,
+    fim_share=recipe.fim_share,
+    joint=recipe.joint,
+    sizes=recipe.stages[stage].sizes,
+    rng=np.random.default_rng((recipe.seed, stage, number)),
+  )
 
 
 def _save_rows(path: pathlib.Path, rows: np.ndarray) -> None:

@@ -1,6 +1,8 @@
 """Host: the data, the tokenizers, and a tiny training from end to end."""
 
 import collections
+import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -236,8 +238,8 @@ def test_packing_what_does_not_fit():
 
 
 def test_epochs_differ_and_repeat(tokenizer, markers):
-  def rows(count):
-    blocks = _data.epochs(
+  def make(number):
+    return _data.epoch(
       tokenizer,
       markers,
       TEXTS * 4,
@@ -245,9 +247,11 @@ def test_epochs_differ_and_repeat(tokenizer, markers):
       fim_share=0.5,
       joint=False,
       sizes=(10, 40),
-      seed=(7, 0),
+      rng=np.random.default_rng((7, number)),
     )
-    return _data.take(blocks, count)
+
+  def rows(count):
+    return _data.take(_data.epochs(make, 1), count)
 
   many = rows(150)
   np.testing.assert_array_equal(many[:20], rows(20))
@@ -255,6 +259,14 @@ def test_epochs_differ_and_repeat(tokenizer, markers):
   assert (many == markers.middle).any()
   first = {row.tobytes() for row in many[:60]}
   assert len(first & {row.tobytes() for row in many[90:]}) < 20
+
+
+@pytest.mark.slow
+def test_epochs_of_several_processes_come_in_order():
+  make = functools.partial(np.full, (3, 2))
+  with contextlib.closing(_data.epochs(make, 2)) as blocks:
+    rows = _data.take(blocks, 20)
+  np.testing.assert_array_equal(rows[:, 0], np.arange(20) // 3)
 
 
 def test_the_corpus_is_split_by_path(tmp_path):
