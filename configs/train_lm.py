@@ -156,7 +156,7 @@ def get_config(variant: str = "bpe") -> ConfigDict:
       config.full.steps = 1000
       config.learning_rate = 1.5e-3
       config.warmup = 500
-      config.save_every = 500
+      config.save_every = 1000
     case _:
       raise ValueError(
         f"no variant {variant!r}; there are bpe, spm, tiny, fim and fim30m"
