@@ -17,7 +17,7 @@ from byteprob.bytemodel import ByteModel, keys_of
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.infill import Family, Format, Method, Order, format_of
 from byteprob.mesh import beside
-from byteprob.plan import take
+from byteprob.plan import distinct, take
 from byteprob.prompt import Context, Text
 from byteprob.sampling import starts, tokenwise
 from byteprob.tokenization import Tables, load_tables
@@ -509,7 +509,7 @@ class ByteLM(ByteModel):
   def _paths(self, cuts: Sequence["_Cut"]) -> list[tuple[int, ...]]:
     """The tokens of whole texts: of their nodes where they may end."""
     # Before nothing the tokenizer puts no space.
-    asked = [cut.query for cut in cuts if not cut.empty]
+    asked, places = distinct([cut.query for cut in cuts if not cut.empty])
     nodes = jax.device_get(scoring.read(self.tables, asked)[0]) if asked else ()
     ids = np.asarray(self.tables.token_id)
     ends = np.append(np.asarray(self.tables.ends), False)
@@ -523,8 +523,8 @@ class ByteLM(ByteModel):
           " character, or no tokens spell it."
         )
       found.append(scoring.path(own, int(whole.argmax()), ids))
-    paths = iter(found)
-    return [() if cut.empty else next(paths) for cut in cuts]
+    paths = iter(places)
+    return [() if cut.empty else found[next(paths)] for cut in cuts]
 
 
 @dataclasses.dataclass(frozen=True)

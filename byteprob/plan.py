@@ -6,8 +6,8 @@ its node has no descendants to come.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from byteprob.covers import ROOT
 from byteprob.errors import PromptError
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
+
+_Item = TypeVar("_Item", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,21 @@ def pad_texts(
   for row, query in zip(text, queries, strict=True):
     row[: len(query.text)] = np.frombuffer(query.text, np.uint8)
   return text, length
+
+
+def distinct(
+  items: Sequence[_Item],
+) -> tuple[list[_Item], Int[np.ndarray, " B"]]:
+  """Each item once, and which of these stands at every place."""
+  found = {item: k for k, item in enumerate(dict.fromkeys(items))}
+  return list(found), np.array([found[item] for item in items], np.int32)
+
+
+def spread(tree: Any, places: Int[np.ndarray, " B"]) -> Any:
+  """A batch of distinct elements, put at all their places; see `distinct`."""
+  if len(places) == len(jax.tree.leaves(tree)[0]):
+    return tree
+  return jax.tree.map(lambda leaf: leaf[places], tree)
 
 
 def take(tree: Any, k: int) -> Any:

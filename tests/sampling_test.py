@@ -88,6 +88,23 @@ def test_a_text_does_not_depend_on_its_neighbours():
       close(alone.logprobs, sample.logprobs)
 
 
+def test_what_several_texts_begin_with_is_read_once(monkeypatch):
+  lm = make_bench("gpt2").byte_lm()
+  read, run = [], scoring.run
+
+  def told(model, tables, queries, **kwargs):
+    read.append([query.text for query in queries])
+    return run(model, tables, queries, **kwargs)
+
+  monkeypatch.setattr(scoring, "run", told)
+  key = jax.random.key(3)
+  for context in (b"a'l", b"l"):
+    lm.sample([context] * 3, key, 4)
+    lm.sample_tokens([context] * 3, key, 4)
+    assert read == [[context]] * 2
+    read.clear()
+
+
 def test_keys_that_are_none():
   lm = make_bench("gpt2").byte_lm()
   for sample in (lm.sample, lm.sample_tokens):

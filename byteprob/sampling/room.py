@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from byteprob import covers, scoring
-from byteprob.plan import Query, bucket, pad_texts
+from byteprob.plan import Query, bucket, distinct, pad_texts, spread
 from byteprob.rules.common import NONE
 from byteprob.sampling import state as states
 from byteprob.sampling.settings import Settings
@@ -54,15 +54,15 @@ class Reader:
 
 def read(reader: Reader, settings: Settings) -> tuple[Limits, Member]:
   """A model's prompts, read; what it knows of the texts before the first
-  byte.
+  byte. What several texts begin with is read once.
   """
   model, tables, prompts = reader.model, reader.tables, reader.prompts
-  queries = [prompt.query for prompt in prompts]
+  queries, places = distinct([prompt.query for prompt in prompts])
   done = scoring.run(
     model, tables, queries, trust_model=reader.trust_model, keep_rows=True
   )
   scoring.check_numbers(done.sums.ending)
-  batch, width = done.front.node.shape
+  batch, width = len(prompts), done.front.node.shape[1]
   spare = _spare(settings)
   sizes = _sizes(settings.rows)
   # Two tokens for three bytes: more room is made where they are more.
@@ -89,35 +89,37 @@ def read(reader: Reader, settings: Settings) -> tuple[Limits, Member]:
     lambda start: covers.begin(tables, limits.capacity, start)
   )(jnp.array([query.start for query in queries], jnp.int32))
   spelled = np.array([prompt.spelled for prompt in prompts])
-  node = np.where(spelled[:, None], done.host_front.node, NONE)
+  node = np.where(spelled[:, None], done.host_front.node[places], NONE)
   live = jnp.asarray(node != NONE)
   lane = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None], live.shape)
   rows = jax.tree.map(
     lambda leaf: _grow(leaf, 1, limits.kept).reshape(
       batch * limits.kept, *leaf.shape[2:]
     ),
-    done.sums.front_rows,
+    spread(done.sums.front_rows, places),
   )
   text = done.path.node.shape[1]
+  path = covers.Path(*(_grow(leaf, 1, text + spare) for leaf in done.path))
+  weight = spread(done.weights.front, places)
   return limits, Member(
-    nodes=jax.tree.map(_put, fresh, done.nodes),
+    nodes=spread(jax.tree.map(_put, fresh, done.nodes), places),
     front=covers.Front(
       node=jnp.asarray(node),
-      place=done.front.place,
+      place=spread(done.front.place, places),
       overflow=jnp.zeros(batch, bool),
     ),
-    path=covers.Path(*(_grow(leaf, 1, text + spare) for leaf in done.path)),
+    path=spread(path, places),
     lanes=Lanes(
-      weight=jnp.where(live, done.weights.front, -jnp.inf),
+      weight=jnp.where(live, weight, -jnp.inf),
       row=jnp.where(live, lane, NONE),
-      attends=jnp.asarray(attends),
+      attends=jnp.asarray(attends[places]),
     ),
-    settled=done.nodes.count,
-    offset=jnp.asarray(done.plan.offset),
+    settled=spread(done.nodes.count, places),
+    offset=jnp.asarray(done.plan.offset[places]),
     rows=rows,
-    cache=moved(done.cache, order),
+    cache=moved(done.cache, order[places], places),
     ending=jnp.array([prompt.ending for prompt in prompts], jnp.float32),
-    read=jnp.array([len(query.text) for query in queries], jnp.int32),
+    read=jnp.array([len(queries[k].text) for k in places], jnp.int32),
     kept=jnp.zeros(batch),
     peak=jnp.zeros(batch, jnp.int32),
   )
@@ -172,11 +174,30 @@ def _compact(
   return order, moved
 
 
+def moved(
+  cache: Cache, order: Int[Array, "B s"], places: Int[np.ndarray, " B"]
+) -> Cache:
+  """A cache `[b, S, ...]` with only the slots of an order, in that order.
+
+  Args:
+    cache: of distinct texts.
+    order: the slots that each text keeps.
+    places: which of the distinct ones each text is; see `plan.distinct`.
+  """
+  if len(places) == len(jax.tree.leaves(cache)[0]):
+    return _moved(cache, order)
+  return _moved_apart(cache, order, places)
+
+
 @jax.jit
-def moved(cache: Cache, order: Int[Array, "B s"]) -> Cache:
-  """A cache `[B, S, ...]` with only the slots of an order, in that order."""
+def _moved(cache, order):
   move = jax.vmap(lambda leaf, order: leaf[order])
   return jax.tree.map(lambda leaf: move(leaf, order), cache)
+
+
+@jax.jit
+def _moved_apart(cache, order, places):
+  return jax.tree.map(lambda leaf: leaf[places[:, None], order], cache)
 
 
 def _sizes(rows: int) -> tuple[int, ...]:

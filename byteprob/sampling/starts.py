@@ -17,7 +17,7 @@ from byteprob import covers, lemma, scoring
 from byteprob.covers import NONE, ROOT
 from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp
-from byteprob.plan import bucket, take
+from byteprob.plan import bucket, distinct, spread, take
 from byteprob.sampling.room import Prompt, moved
 from byteprob.sampling.trail import Spelling
 from byteprob.tokenization import spell_all
@@ -81,6 +81,8 @@ def join(
 def fill(model: Model, starts: Sequence[Start], more: int) -> Cache:
   """A cache with the rows of all given tokens but each text's last.
 
+  The tokens of several texts are read once.
+
   Args:
     model: the model.
     starts: where the texts start.
@@ -89,24 +91,25 @@ def fill(model: Model, starts: Sequence[Start], more: int) -> Cache:
   Raises:
     PromptError: there are more ids than the model's context has room for.
   """
-  longest = max(len(start.ids) for start in starts)
+  given, places = distinct([start.ids for start in starts])
+  longest = max(map(len, given))
   if longest > model.context_length:
     raise PromptError(
       f"The text needs {longest} tokens and the model's context has"
       f" {model.context_length}; shorten it."
     )
-  count = np.array([len(start.ids) - 1 for start in starts], np.int32)
-  cache = model.init_cache(len(starts), bucket(longest + more))
-  rows = min(bucket(longest), max(MAX_ROWS // len(starts), 1))
-  tokens = np.zeros((len(starts), longest + rows), np.int32)
-  for row, start in zip(tokens, starts, strict=True):
-    row[: len(start.ids)] = start.ids
+  count = np.array([len(ids) - 1 for ids in given], np.int32)
+  cache = model.init_cache(len(given), bucket(longest + more))
+  rows = min(bucket(longest), max(MAX_ROWS // len(given), 1))
+  tokens = np.zeros((len(given), longest + rows), np.int32)
+  for row, ids in zip(tokens, given, strict=True):
+    row[: len(ids)] = ids
   for first in range(0, longest - 1, rows):
     part = tokens[:, first : first + rows]
     cache = _extend(
       model.extend, model.params, cache, part, np.int32(first), count
     )
-  return cache
+  return spread(cache, places)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames="cache")
@@ -166,7 +169,7 @@ def draw_covers(
     PromptError: a prompt is longer than the model's context, or the model's
       logits are not numbers.
   """
-  queries = [prompt.query for prompt in prompts]
+  queries, places = distinct([prompt.query for prompt in prompts])
   done = scoring.run(
     model, tables, queries, trust_model=trust_model, keep_rows=True
   )
@@ -174,23 +177,21 @@ def draw_covers(
   lane, weight = jax.device_get(
     _draw_node(
       tables,
-      done.sums.front_rows,
-      done.front,
-      done.weights.front,
+      *spread((done.sums.front_rows, done.front, done.weights.front), places),
       jnp.array([prompt.ending for prompt in prompts], jnp.float32),
       jnp.stack([prompt.key for prompt in prompts]),
       greedy,
       trust_model,
     )
   )
-  nodes, front = done.host_nodes, done.host_front
+  front = spread(done.host_front, places)
   # An end before any token stands at the root.
   live = np.append(front.node, np.zeros((len(lane), 1), np.int32), axis=1)
   node = live[np.arange(len(lane)), lane]
   ids = np.asarray(tables.token_id)
   starts, slots = [], []
-  for k, prompt in enumerate(prompts):
-    own, at = take(nodes, k), int(node[k])
+  for k, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
+    own, at = take(done.host_nodes, place), int(node[k])
     starts.append(
       Start(
         ids=(*prompt.query.prefix, *scoring.path(own, at, ids)),
@@ -200,12 +201,13 @@ def draw_covers(
         ended=bool(lane[k] == front.node.shape[1]),
       )
     )
-    slots.append(done.plan.path(k, at))
+    slots.append(done.plan.path(place, at))
   # The rows of all other nodes are done with.
   order = np.zeros((len(slots), bucket(max(map(len, slots)) + more)), np.int32)
   for row, path in zip(order, slots, strict=True):
     row[: len(path)] = path
-  return Covers(starts, moved(done.cache, order), jnp.asarray(node), done.nodes)
+  cache = moved(done.cache, order, places)
+  return Covers(starts, cache, jnp.asarray(node), spread(done.nodes, places))
 
 
 @functools.partial(jax.jit, static_argnames="trust_model")

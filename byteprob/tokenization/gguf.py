@@ -2,7 +2,8 @@
 
 GGUF keeps a tokenizer's vocabulary but only a *name* for its pre-tokenizer
 (`tokenizer.ggml.pre`). Each name that stands here means what the original
-tokenizer of those models does; any other is an error that names it.
+tokenizer of those models does; any other is an error that names it. A file may
+keep the original's `tokenizer.json` as a whole beside that, which then counts.
 """
 
 import os
@@ -13,7 +14,7 @@ import numpy as np
 
 from byteprob.errors import CheckpointError, UnsupportedTokenizerError
 from byteprob.models.gguf_file import read_gguf
-from byteprob.tokenization import bpe, charclass, pieces
+from byteprob.tokenization import bpe, charclass, huggingface, pieces
 from byteprob.tokenization.spec import (
   GPT2_SPLIT,
   Added,
@@ -68,6 +69,9 @@ _PRE: Mapping[str, tuple[tuple[Split, ...], bool, bool]] = {
   "deepseek-v3": (_DEEPSEEK3, False, False),
 }
 
+WHOLE = "tokenizer.huggingface.json"
+"""The key of a whole `tokenizer.json`, of the GGUF specification."""
+
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 
 
@@ -90,6 +94,8 @@ def read(path: str | os.PathLike[str]) -> TokenizerSpec:
 
 def from_metadata(metadata: Mapping[str, Any]) -> TokenizerSpec:
   """The specification in a GGUF file's metadata."""
+  if WHOLE in metadata:
+    return _whole(metadata)
   model = metadata["tokenizer.ggml.model"]
   tokens = _strings(metadata, "tokens")
   kinds = np.full(len(tokens), _NORMAL)
@@ -125,6 +131,19 @@ def from_metadata(metadata: Mapping[str, Any]) -> TokenizerSpec:
     f"The GGUF file's tokenizer model {model!r} is not supported; load the"
     " model from its Hugging Face directory instead."
   )
+
+
+def _whole(metadata: Mapping[str, Any]) -> TokenizerSpec:
+  text = metadata[WHOLE]
+  if not isinstance(text, str):
+    raise CheckpointError(f"The GGUF file's {WHOLE} is no text.")
+  size = len(_strings(metadata, "tokens"))
+  adds_start = metadata.get("tokenizer.ggml.add_bos_token", False)
+  configs = {
+    "eos": _ids(metadata, size, "eos", "eot"),
+    "bos": _ids(metadata, size, "bos") if adds_start else (),
+  }
+  return huggingface.parse(text, configs, f"The GGUF file's {WHOLE}")
 
 
 def _byte_level(metadata, tokens, kinds, common) -> TokenizerSpec:

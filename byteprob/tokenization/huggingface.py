@@ -45,15 +45,33 @@ def read(path: str | os.PathLike[str]) -> TokenizerSpec:
   path = pathlib.Path(path)
   if path.is_dir():
     path = path / "tokenizer.json"
-  data = _json(path)
+  return _checked(_json(path), _configs(path.parent), str(path))
+
+
+def parse(text: str, configs: Json, where: str) -> TokenizerSpec:
+  """Reads the text of a `tokenizer.json` that is kept elsewhere.
+
+  Args:
+    text: the file's contents.
+    configs: see `from_json`.
+    where: what to call it in errors.
+
+  Raises:
+    CheckpointError: it is not what it should be.
+    UnsupportedTokenizerError: a component cannot be compiled exactly.
+  """
+  return _checked(_parsed(text, where), configs, where)
+
+
+def _checked(data: Json, configs: Json, where: str) -> TokenizerSpec:
   try:
-    return from_json(data, configs=_configs(path.parent))
+    return from_json(data, configs=configs)
   except ByteprobError:
     raise
   # What is not there, or of another type than it should be.
   except (LookupError, TypeError, AttributeError, ValueError) as error:
     raise CheckpointError(
-      f"{path} is not a tokenizer that the tokenizers library wrote:"
+      f"{where} is not a tokenizer that the tokenizers library wrote:"
       f" {type(error).__name__} {error}."
     ) from error
 
@@ -459,8 +477,7 @@ def _configs(directory: pathlib.Path) -> dict[str, list]:
 
 def _json(path: pathlib.Path, optional: bool = False) -> Any:
   try:
-    with open(path, encoding="utf-8") as file:
-      data = json.load(file)
+    text = path.read_text(encoding="utf-8")
   except FileNotFoundError:
     if optional:
       return {}
@@ -468,10 +485,18 @@ def _json(path: pathlib.Path, optional: bool = False) -> Any:
       f"There is no {path.name} in {path.parent}; byteprob needs the"
       " tokenizer's file beside the weights."
     ) from None
-  except (ValueError, RecursionError) as error:
+  except UnicodeDecodeError as error:
     raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
+  return _parsed(text, str(path))
+
+
+def _parsed(text: str, where: str) -> Any:
+  try:
+    data = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise CheckpointError(f"{where} is not valid JSON: {error}.") from error
   if not isinstance(data, dict):
-    raise CheckpointError(f"{path} does not hold a JSON object.")
+    raise CheckpointError(f"{where} does not hold a JSON object.")
   return data
 
 
