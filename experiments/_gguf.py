@@ -13,9 +13,10 @@ import gguf
 import numpy as np
 
 from byteprob import store
+from byteprob.errors import ByteprobError
 from byteprob.models import config as config_lib
 from byteprob.tokenization.gguf import WHOLE
-from experiments import _data
+from experiments import _data, _runtime, _tokenizers
 
 _LAYER = {
   "attn_norm": ("attention_norm", "scale"),
@@ -60,23 +61,40 @@ def neighbours(rows: np.ndarray, heads: int) -> np.ndarray:
   return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
+def export(
+  workdir: _runtime.Workdir,
+  path: pathlib.Path,
+  config: config_lib.DecoderConfig,
+  params: Any,
+) -> None:
+  """Writes the model of a finished run, with a byte-level tokenizer."""
+  write(path, config, params, workdir / "tokenizer.json")
+
+
 def write(
   path: pathlib.Path,
   config: config_lib.DecoderConfig,
   params: Any,
   tokenizer: pathlib.Path,
-  markers: _data.Markers,
 ) -> None:
-  """Writes the file, whole or not at all.
+  """Writes a model, whole or not at all.
 
   Args:
     path: where.
     config: such as `train_lm` makes.
     params: the decoder's.
     tokenizer: a `tokenizer.json` of the byte-level kind.
-    markers: ids of its tokens that structure rows.
+
+  Raises:
+    ByteprobError: it is of another kind.
   """
   spec = tokenizer.read_text(encoding="utf-8")
+  markers = _tokenizers.markers(_data.load_tokenizer(tokenizer))
+  if markers.start != markers.end:
+    raise ByteprobError(
+      "Only models with a byte-level tokenizer are written as GGUF; export to"
+      " a directory instead."
+    )
   with store.atomic_path(path) as part:
     writer = gguf.GGUFWriter(part, "llama")
     _add_config(writer, config)

@@ -37,6 +37,7 @@ from experiments import (
   _corpus,
   _data,
   _export,
+  _gguf,
   _lm,
   _runtime,
   _tokenizers,
@@ -44,7 +45,10 @@ from experiments import (
 
 _CONFIG, _WORKDIR = _runtime.define_flags("configs/train_lm.py")
 _EXPORT = flags.DEFINE_string(
-  "export", None, "Write the trained model here, as Hugging Face would."
+  "export",
+  None,
+  "Write the trained model here: a directory as Hugging Face's, or, with 8-bit"
+  " weights, a file ending in .gguf.",
 )
 _RESULTS = flags.DEFINE_string(
   "results", None, "Write the loss curve here, as CSV and as a figure."
@@ -74,8 +78,9 @@ def main() -> None:
   workdir.write_json("summary.json", summary)
   _export.draw(workdir)
   if _EXPORT.value:
-    directory = pathlib.Path(_EXPORT.value)
-    _export.export(workdir, directory, recipe.model, params)
+    path = pathlib.Path(_EXPORT.value)
+    export = _gguf.export if path.suffix == ".gguf" else _export.export
+    export(workdir, path, recipe.model, params)
   if _RESULTS.value:
     _export.write_results(workdir, pathlib.Path(_RESULTS.value))
 

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -17,8 +18,17 @@ import numpy as np
 import pytest
 
 import byteprob
-from byteprob.models import decoder
-from experiments import _corpus, _data, _export, _lm, _runtime, _tokenizers
+from byteprob import tokenization
+from byteprob.models import decoder, gguf
+from experiments import (
+  _corpus,
+  _data,
+  _export,
+  _gguf,
+  _lm,
+  _runtime,
+  _tokenizers,
+)
 
 ROOT = pathlib.Path(_runtime.__file__).parents[1]
 
@@ -562,3 +572,41 @@ def test_the_export_loads_here(finished):
   np.testing.assert_allclose(
     decoder.forward(config, params, tokens), want, atol=1e-5
   )
+
+
+def held(leaf):
+  """Numbers that blocks of 32 with 8 bits each hold as they are."""
+  if leaf.ndim == 1:
+    return leaf
+  whole = np.random.default_rng(0).integers(-127, 128, leaf.shape)
+  whole[:, ::32] = 127
+  return (whole / 2**12).astype(np.float32)
+
+
+def test_a_gguf_file_holds_the_model(finished, tmp_path):
+  want = jax.tree.map(held, last_params(finished))
+  file = tmp_path / "m.gguf"
+  own = _lm.recipe_of(load_config("tiny")).model
+  _gguf.write(file, own, want, finished / "tokenizer.json")
+  config, params = gguf.load_gguf(file)
+  jax.tree.map(np.testing.assert_array_equal, params, want)
+  tokens = np.arange(20)[None]
+  np.testing.assert_allclose(
+    decoder.forward(config, params, tokens),
+    decoder.forward(own, want, tokens),
+    atol=1e-5,
+  )
+  spec = tokenization.read_spec(file)
+  original = tokenization.read_spec(finished / "hf" / "tokenizer.json")
+  np.testing.assert_equal(
+    dataclasses.asdict(spec), dataclasses.asdict(original)
+  )
+  assert not spec.nfc, "which the name of its pre-tokenizer stands for"
+
+
+def test_only_byte_level_models_are_written_as_gguf(tmp_path):
+  path = tmp_path / "tokenizer.json"
+  _tokenizers.train_byte_fallback(TEXTS, 420).save(str(path))
+  with pytest.raises(byteprob.ByteprobError, match="to a directory instead"):
+    _gguf.write(tmp_path / "m.gguf", None, None, path)
+  assert not (tmp_path / "m.gguf").exists()

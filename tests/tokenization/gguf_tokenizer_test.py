@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from importlib import resources
 
 import downloads
 import jax
@@ -103,6 +104,28 @@ def written(file: pathlib.Path, data: dict) -> pathlib.Path:
   writer.write_tensors_to_file()
   writer.close()
   return file
+
+
+def test_a_whole_tokenizer_counts(tmp_path):
+  whole = resources.files("byteprob") / "assets/stdlib-bpe/tokenizer.json"
+  data = byte_level(add_bos_token=True) | {gguf.WHOLE: whole.read_text()}
+  spec = read_spec(written(tmp_path / "m.gguf", data))
+  want = huggingface.from_json(json.loads(data[gguf.WHOLE]), {"eos": (0,)})
+  np.testing.assert_equal(dataclasses.asdict(spec), dataclasses.asdict(want))
+
+
+@pytest.mark.parametrize(
+  ("whole", "message"),
+  [
+    (7, f"{gguf.WHOLE} is no text"),
+    ("{", f"{gguf.WHOLE} is not valid JSON"),
+    ("[]", f"{gguf.WHOLE} does not hold a JSON object"),
+    ("{}", f"{gguf.WHOLE} is not a tokenizer that"),
+  ],
+)
+def test_a_whole_tokenizer_that_is_broken(whole, message):
+  with pytest.raises(CheckpointError, match=message):
+    gguf.from_metadata(byte_level() | {gguf.WHOLE: whole})
 
 
 @pytest.mark.parametrize("key", ["model", "tokens", "merges"])
