@@ -146,18 +146,19 @@ def begin(config) -> Callable[[str], _study.Record]:
     pairs = [(task.prefix, task.suffix) for task in own for _ in range(each)]
     size = max(config.batch // each, 1) * each
     # Always as many, so that one size is compiled.
-    filled = pairs + pairs[:1] * (size - len(pairs))
+    full = min(size, len(by_kind[kind]) * each)
+    filled = pairs + pairs[:1] * (full - len(pairs))
     with _timing.loops_timed() as timed:
       drawn = lm.infill_batch(
         filled,
-        keys(config.seed, int(number) * size, size, each),
+        keys(config.seed, int(number) * size, full, each),
         config.max_bytes,
         method=method,
         order=order,
         family=family,
         **config.settings[setting].to_dict(),
       )
-    seconds = sum(timed.seconds) * len(pairs) / size
+    seconds = sum(timed.seconds) * len(pairs) / full
     rows = [drawn[k : k + each] for k in range(0, len(pairs), each)]
     return {
       **told(own, rows, passes if config.execute else None),
