@@ -1,7 +1,8 @@
 """Programs with a span cut out, filled in by five ways of prompting.
 
   python -m experiments.infilling --workdir=runs/infilling --execute \
-    --config.model=python-fim --config.longest=16 --config.max_bytes=24 \
+    --config.model=results/train_lm/fim30m/python-fim-29m.gguf \
+    --config.longest=24 --config.max_bytes=40 --config.batch=250 \
     --config.data=runs/data/HumanEval-RandomSpanInfilling.jsonl.gz
 
 `--config.data` takes files of openai/human-eval-infilling, or

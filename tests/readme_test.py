@@ -60,7 +60,11 @@ SHORT = {
     "--config.tasks.code=code",
     "--config.most=2",
   ],
-  "experiments.infilling": ["--config.data=sample"],
+  "experiments.infilling": [
+    "--config.model=stdlib-bpe",
+    "--config.data=sample",
+    "--config.longest=0",
+  ],
 }
 
 

@@ -186,7 +186,14 @@ def _shared(one: Real, ids: oracle.Node, size: int) -> oracle.Node:
 @pytest.mark.parametrize(
   "count", [COUNTS[0], pytest.param(COUNTS[1], marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    # Its rules are those of Llama 3.1 but for NFC, which small ones have.
+    pytest.param(name, marks=[pytest.mark.slow] * (name == "qwen3"))
+    for name in NAMES
+  ],
+)
 def test_complete(name, count):
   """Whatever a text turns out to be, its tokens so far are nodes."""
   one = real(name)
