@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import benches
 import jax
@@ -15,8 +16,10 @@ from tokenizers import normalizers
 import byteprob
 from byteprob import hub, infill
 from byteprob.errors import PromptError
+from byteprob.models import gguf_file
 from byteprob.prompt import Bare
 from byteprob.tokenization import load_tables
+from byteprob.tokenization.gguf import WHOLE
 from experiments import _data, _tokenizers
 
 SPACE = "\u2581"
@@ -220,10 +223,25 @@ def test_code_llamas_suffix_is_encoded_as_its_own_code_does():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["stdlib-bpe", "stdlib-spm", "python-fim"])
-def test_prompts_of_the_packaged_models_are_what_they_were_trained_on(name):
-  tokenizer = _data.load_tokenizer(hub.resolve(name) / "tokenizer.json")
-  form = infill.format_of(load_tables(name))
+LARGER = (
+  pathlib.Path(__file__).parents[1]
+  / "results/train_lm/fim30m/python-fim-29m.gguf"
+)
+
+
+@pytest.mark.parametrize(
+  "name", ["stdlib-bpe", "stdlib-spm", "python-fim", "python-fim-29m"]
+)
+def test_prompts_of_our_models_are_what_they_were_trained_on(name, tmp_path):
+  if name == "python-fim-29m":
+    tables = load_tables(LARGER)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(gguf_file.read_gguf(LARGER).metadata[WHOLE])
+  else:
+    tables = load_tables(name)
+    path = hub.resolve(name) / "tokenizer.json"
+  tokenizer = _data.load_tokenizer(path)
+  form = infill.format_of(tables)
   text = "def f(x):\n  return [x for x in range(10)]\n" * 3
   rng = np.random.default_rng(4)
   orders = set()
