@@ -2,7 +2,7 @@
 
   python -m experiments.infilling --workdir=runs/infilling --execute \
     --config.model=results/train_lm/fim30m/python-fim-29m.gguf \
-    --config.longest=24 --config.max_bytes=40 --config.batch=250 \
+    --config.longest=12 --config.max_bytes=16 --config.batch=250 \
     --config.data=runs/data/HumanEval-RandomSpanInfilling.jsonl.gz
 
 `--config.data` takes files of openai/human-eval-infilling, or
