@@ -145,6 +145,7 @@ def begin(prompts, members, share, settings) -> State:
     status=jnp.full(batch, states.RUNNING, jnp.int32),
     calls=jnp.zeros(batch, jnp.int32),
     crowded=jnp.bool_(False),
+    short=jnp.bool_(False),
   )
 
 
@@ -224,9 +225,13 @@ def _put(large, small):
 def widen(
   tables: tuple[Tables, ...], setup: Setup, state: State
 ) -> tuple[Setup, State]:
-  """More room for everything."""
+  """More room for everything, or for slots where only these run short.
+
+  Wider trees ask for more slots: were both to grow, they might for ever.
+  """
+  slots_alone = bool(state.short)
   found = [
-    _widen(*one)
+    _widen(*one, slots_alone)
     for one in zip(tables, setup.members, state.members, strict=True)
   ]
   setup = dataclasses.replace(
@@ -238,12 +243,14 @@ def widen(
 
 
 def _widen(
-  tables: Tables, limits: Limits, member: Member
+  tables: Tables, limits: Limits, member: Member, slots_alone: bool
 ) -> tuple[Limits, Member]:
-  """More room for everything that one model knows."""
+  """More room for what one model knows."""
   batch = len(member.read)
-  old, slots = limits.capacity, limits.slots
-  capacity = dataclasses.replace(old.twice(), nodes=old.nodes + old.nodes // 2)
+  capacity, slots = limits.capacity, limits.slots
+  if not slots_alone:
+    nodes = capacity.nodes + capacity.nodes // 2
+    capacity = dataclasses.replace(capacity.twice(), nodes=nodes)
   # All nodes that one byte brings are evaluated in one call.
   more = (capacity.born,) if capacity.born > limits.tree else ()
   wider = dataclasses.replace(
