@@ -234,7 +234,7 @@ def _commit(setup, tables, request, forced, state, draft, grown) -> State:
     status=unless_void(status, state.status),
     calls=state.calls + jnp.where(overflow, 0, calls),
     crowded=state.crowded | overflow | short,
-    short=short & ~overflow,
+    overflow=state.overflow | overflow,
   )
 
 

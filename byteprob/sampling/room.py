@@ -145,7 +145,7 @@ def begin(prompts, members, share, settings) -> State:
     status=jnp.full(batch, states.RUNNING, jnp.int32),
     calls=jnp.zeros(batch, jnp.int32),
     crowded=jnp.bool_(False),
-    short=jnp.bool_(False),
+    overflow=jnp.bool_(False),
   )
 
 
@@ -186,6 +186,7 @@ def moved(
     places: which of the distinct ones each text is; see `plan.distinct`.
   """
   if len(places) == len(jax.tree.leaves(cache)[0]):
+    # Each device of a mesh moves its own texts.
     return _moved(cache, order)
   return _moved_apart(cache, order, places)
 
@@ -229,7 +230,7 @@ def widen(
 
   Wider trees ask for more slots: were both to grow, they might for ever.
   """
-  slots_alone = bool(state.short)
+  slots_alone = not bool(state.overflow)
   found = [
     _widen(*one, slots_alone)
     for one in zip(tables, setup.members, state.members, strict=True)
@@ -238,7 +239,9 @@ def widen(
     setup, members=tuple(limits for limits, _ in found)
   )
   return setup, state._replace(
-    members=tuple(member for _, member in found), crowded=jnp.bool_(False)
+    members=tuple(member for _, member in found),
+    crowded=jnp.bool_(False),
+    overflow=jnp.bool_(False),
   )
 
 

@@ -134,7 +134,10 @@ class Smaller:
     place = (dream.read - dream.length + known)[:, None]
     place = place + jnp.arange(ahead)[None]
     byte = jnp.take_along_axis(dream.text, place, axis=1, mode="clip")
-    memory = memory._replace(crowded=memory.crowded | dream.crowded)
+    memory = memory._replace(
+      crowded=memory.crowded | dream.crowded,
+      overflow=memory.overflow | dream.overflow,
+    )
     size = jnp.maximum(dream.length - known, 0)
     return memory, Given(byte.astype(jnp.int32), size)
 

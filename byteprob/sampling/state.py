@@ -160,7 +160,7 @@ class State(NamedTuple):
     status: `int32[B]` see above.
     calls: `int32[B]` model calls, of all models together.
     crowded: `bool[]` something did not fit; the last round was not committed.
-    short: `bool[]` that was slots alone, seen coming.
+    overflow: `bool[]` it was not slots alone, whose lack is seen coming.
     memory: what the draft's source remembers.
   """
 
@@ -176,7 +176,7 @@ class State(NamedTuple):
   status: Int[Array, " B"]
   calls: Int[Array, " B"]
   crowded: Bool[Array, ""]
-  short: Bool[Array, ""]
+  overflow: Bool[Array, ""]
   memory: Any = None
 
 
