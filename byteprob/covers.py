@@ -82,6 +82,7 @@ class Nodes(NamedTuple):
     forms: `int32[N, F]` states of the normalization form's laws.
     law: what the rule keeps of each node, `[N, ...]`.
     count: `int32[]` how many there are.
+    node: `int32[N]` number of each node: its place.
   """
 
   token: Int[Array, " N"]
@@ -92,6 +93,7 @@ class Nodes(NamedTuple):
   forms: Int[Array, "N F"]
   law: Any
   count: Int[Array, ""]
+  node: Int[Array, " N"]
 
 
 class Front(NamedTuple):
@@ -123,6 +125,7 @@ def begin(
     forms=jnp.full((count, len(forms)), forms, jnp.int32),
     law=rules.of(tables).begin(tables, count, states),
     count=jnp.int32(1),
+    node=jnp.arange(count, dtype=jnp.int32),
   )
   front = Front(
     node=jnp.full((capacity.width,), NONE, jnp.int32).at[0].set(0),
@@ -185,6 +188,7 @@ def advance(
       lambda old, new: old.at[at].set(new, mode="drop"), nodes.law, law
     ),
     count=nodes.count + fresh.sum(dtype=jnp.int32),
+    node=nodes.node,
   )
   node, place, full = _squeeze(
     jnp.concatenate([node != NONE, fresh]),
@@ -245,11 +249,14 @@ def standing(
     nodes, path: the text's, from `read`.
     own: the nodes in question.
   """
+  at = jnp.maximum(nodes.end[own] - 1, 0)
   return Standing(
     last=nodes.token[own],
     states=nodes.states[own],
     forms=nodes.forms[own],
-    law=rules.of(tables).by_node(tables, nodes, path, own),
+    law=rules.of(tables).by_node(
+      tables, nodes, path.node[at], path.place[at], own
+    ),
   )
 
 

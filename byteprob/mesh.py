@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from byteprob.errors import MeshError
@@ -95,7 +94,8 @@ def beside(params: Any, tree: Any) -> Any:
   """
   mesh = _mesh_of(params)
   if mesh is None:
-    return jax.tree.map(jnp.asarray, tree)
+    # Not jnp.asarray, which compiles a program for each shape.
+    return jax.device_put(tree)
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 

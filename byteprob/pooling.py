@@ -97,6 +97,11 @@ class Pool:
   follows: bool
   temperatures: tuple[float, ...]
 
+  @property
+  def grows(self) -> bool:
+    """Whether the rule's result grows with each member's probabilities."""
+    return self.rule in (mixture, product)
+
 
 def tempered(
   pool: Pool | None, rows: Sequence[Float[Array, "... 257"]]

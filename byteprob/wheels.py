@@ -8,7 +8,6 @@ that is asked for. Where pip has installed the package, its file is taken.
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -20,9 +19,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
-
-import tqdm
+from typing import Any, BinaryIO
 
 from byteprob import store
 from byteprob.errors import DownloadError
@@ -147,6 +144,8 @@ def _fetch(
 
 def _installed(part: Part) -> pathlib.Path | None:
   """Where pip installed the part, if it did."""
+  import importlib.metadata
+
   try:
     found = importlib.metadata.distribution(part.project)
   except importlib.metadata.PackageNotFoundError:
@@ -293,10 +292,12 @@ class _Progress:
     self._title, self._total, self._quiet = title, total, quiet
     self._done = 0
     self._said = 0.0
-    self._bar: tqdm.tqdm | None = None
+    self._bar: Any = None
 
   def __enter__(self) -> "_Progress":
     if not self._quiet and sys.stderr.isatty():
+      import tqdm
+
       self._bar = tqdm.tqdm(
         desc=self._title,
         total=self._total,

@@ -193,7 +193,8 @@ def assemble(
       if mesh is None:
         parts = rule.apply(_checked(sources[name].read()))
         for path, part in zip(rule.targets, parts, strict=True):
-          flat[path] = jnp.asarray(_convert(path, part, dtype))
+          # Not jnp.asarray, which compiles a program for each shape.
+          flat[path] = jax.device_put(_convert(path, part, dtype))
       else:
         flat |= _spread(config, sources[name], rule, dtype, mesh)
     except FloatingPointError:
@@ -227,7 +228,9 @@ def shapes_of(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
   # for all, where tracing each would take a second in all.
   first = dataclasses.replace(config, layers=config.layers[:1])
   init = functools.partial(decoder.init_params, first)
-  tree = jax.eval_shape(init, jax.random.key(0))
+  # The key is an outline too: to make one is to compile a program.
+  key = jax.eval_shape(jax.random.key, 0)
+  tree = jax.eval_shape(init, key)
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   shapes = {}
   for keys, leaf in leaves:

@@ -13,12 +13,15 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gguf
 import numpy as np
 
 from byteprob import errors
+
+# Imported where a tensor is read: who reads none has no use for it.
+if TYPE_CHECKING:
+  import gguf
 
 _ARRAY, _STRING, _BOOL = 9, 8, 7
 _SCALARS = {
@@ -35,15 +38,11 @@ _SCALARS = {
   12: np.dtype("<f8"),
 }
 # fmt: off
-_KINDS = {
-  int(kind): kind
-  for kind in map(gguf.GGMLQuantizationType.__getitem__, (
-    "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
-    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
-  ))
-}
+_KNOWN = (
+  "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
+  "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+)
 # fmt: on
-_NAMES = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
 _VERSIONS = (2, 3)
 _MOST_DIMENSIONS = 4
 # After the magic and the version.
@@ -64,11 +63,13 @@ class GgufTensor:
   """
 
   shape: tuple[int, ...]
-  kind: gguf.GGMLQuantizationType
+  kind: "gguf.GGMLQuantizationType"
   data: np.ndarray
 
   def read(self) -> np.ndarray:
     """The numbers, `float32` in `shape`; may be a view of the file."""
+    import gguf
+
     block, size = gguf.GGML_QUANT_SIZES[self.kind]
     if self.kind == gguf.GGMLQuantizationType.F32:
       return self.data.view("<f4").reshape(self.shape)
@@ -243,13 +244,16 @@ class _Cursor:
   def _tensor(
     self, name: str, shape: tuple[int, ...], kind: int, start: int
   ) -> GgufTensor:
-    if kind not in _KINDS:
-      stored = _NAMES.get(kind, f"type {kind}")
-      known = ", ".join(kind.name for kind in _KINDS.values())
+    import gguf
+
+    kinds = {int(kind): kind for kind in gguf.GGMLQuantizationType}
+    stored = kinds[kind].name if kind in kinds else f"type {kind}"
+    if stored not in _KNOWN:
       raise _UnsupportedError(
-        f"tensor {name!r} is stored as {stored}, want one of {known}"
+        f"tensor {name!r} is stored as {stored}, want one of"
+        f" {', '.join(_KNOWN)}"
       )
-    block, size = gguf.GGML_QUANT_SIZES[_KINDS[kind]]
+    block, size = gguf.GGML_QUANT_SIZES[kinds[kind]]
     if not shape or shape[-1] % block:
       raise _BrokenError(f"tensor {name!r} has rows that are not whole blocks")
     # Python's integers: a product of sizes cannot wrap around.
@@ -259,5 +263,5 @@ class _Cursor:
         f"tensor {name!r} ends at byte {end} of {len(self._data)}"
       )
     return GgufTensor(
-      shape=shape, kind=_KINDS[kind], data=self._data[start:end]
+      shape=shape, kind=kinds[kind], data=self._data[start:end]
     )

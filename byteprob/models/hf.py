@@ -18,7 +18,13 @@ import safetensors
 from jax.sharding import Mesh
 
 from byteprob import errors
-from byteprob.models import assemble, fields, hf_config, hf_names
+from byteprob.models import (
+  assemble,
+  fields,
+  hf_config,
+  hf_defaults,
+  hf_names,
+)
 from byteprob.models.assemble import Dtype, Rule, Source
 from byteprob.models.config import DecoderConfig
 from byteprob.models.fields import Fields
@@ -207,31 +213,49 @@ def _read_config(
       f"{', '.join(_FAMILIES)}"
     )
   if model_type == "gemma3":
-    outer = Fields(raw, _defaults("Gemma3Config"))
-    _refuse_unread(outer, _AROUND_GEMMA3_TEXT, problems)
+    outer = Fields(raw, hf_defaults.DEFAULTS["Gemma3Config"])
+    _refuse_unread(outer, "Gemma3Config", _AROUND_GEMMA3_TEXT, problems)
     raw = raw.get("text_config")
     if not isinstance(raw, dict):
       raise errors.CheckpointError(f"{where} has no text_config")
-  known = Fields(raw, _defaults(family.config_class), problems)
+  defaults = hf_defaults.DEFAULTS[family.config_class]
+  known = Fields(raw, defaults, problems)
   config = fields.build(lambda: family.read(known), where, problems)
-  _refuse_unread(known, family.ignored, problems)
+  _refuse_unread(known, family.config_class, family.ignored, problems)
   return family, config
 
 
 def _refuse_unread(
-  known: Fields, ignored: frozenset[str], problems: list[str]
+  known: Fields,
+  config_class: str,
+  ignored: frozenset[str],
+  problems: list[str],
 ) -> None:
   for key, value in known.unread():
     if value is None or key in hf_config.IGNORED or key in ignored:
       continue
     if key in hf_config.EXPECTED and value == hf_config.EXPECTED[key]:
       continue
-    if key not in hf_config.EXPECTED and known.is_default(key, value):
+    if key not in hf_config.EXPECTED and (
+      known.is_default(key, value) or _is_newer_default(config_class, key, value)
+    ):
       continue
     problems.append(
       f"config.json sets {key} to {reprlib.repr(value)}, which is not "
       "implemented"
     )
+
+
+def _is_newer_default(config_class: str, key: str, value: Any) -> bool:
+  """Whether the transformers installed here has `value` as a key's default.
+
+  Asked of keys alone that `hf_defaults` does not have: importing it takes
+  seconds.
+  """
+  if key in hf_defaults.DEFAULTS[config_class]:
+    return False
+  defaults = _defaults(config_class)
+  return key in defaults and defaults[key] == value
 
 
 @functools.cache

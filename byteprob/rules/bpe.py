@@ -56,9 +56,11 @@ def follow(
   return states, (), crowded
 
 
-def by_node(tables: Tables, nodes, path, own: Int[Array, " R"]) -> tuple[()]:
+def by_node(
+  tables: Tables, nodes, node, place, own: Int[Array, " R"]
+) -> tuple[()]:
   """What `mask` needs beside a node's last token and states: nothing."""
-  del tables, nodes, path, own
+  del tables, nodes, node, place, own
   return ()
 
 

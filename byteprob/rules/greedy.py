@@ -66,10 +66,10 @@ def follow(
 
 
 def by_node(
-  tables: Tables, nodes, path, own: Int[Array, " R"]
+  tables: Tables, nodes, node, place, own: Int[Array, " R"]
 ) -> Int[Array, "R H"]:
   """What `mask` needs beside a node's last token and states."""
-  del tables, path
+  del tables, node, place
   return nodes.law[own]
 
 

@@ -115,7 +115,7 @@ def follow(
   plain = common.step(tables, before, kind)
   after_cut = common.step(tables, common.cut(tables, before), kind)
   states = jnp.concatenate([plain, after_cut], axis=1)
-  node = jnp.broadcast_to(parent[:, None], before.shape)
+  node = jnp.broadcast_to(nodes.node[parent][:, None], before.shape)
   anchor = jnp.concatenate([nodes.law.anchor[parent], node], axis=1)
   zero = jnp.zeros_like(before)
   since = Sum(
@@ -152,20 +152,31 @@ def _beaten(nodes, parent, states, anchor, total):
   return able & jax.lax.fori_loop(0, some.sum(), compare, jnp.zeros_like(able))
 
 
-def by_node(tables: Tables, nodes, path, own: Int[Array, " R"]) -> Rivals:
-  """The rivals at nodes' ends: live starts of the same anchor."""
+def by_node(
+  tables: Tables,
+  nodes,
+  node: Int[Array, "R W"],
+  place: Int[Array, "R W"],
+  own: Int[Array, " R"],
+) -> Rivals:
+  """The rivals at nodes' ends: live starts of the same anchor.
+
+  Args:
+    tables: the tokenizer.
+    nodes: the nodes.
+    node, place: the live starts where each node ends, -1 for none.
+    own: the nodes in question.
+  """
   del tables
   end, able = nodes.end[own], nodes.states[own] != NONE
   law = jax.tree.map(lambda leaf: leaf[own], nodes.law)
-  at = jnp.maximum(end - 1, 0)
-  node, place = path.node[at], path.place[at]
   # The node itself has just begun: its place is the root.
   other = (node != NONE) & (place > 0) & (end > 0)[:, None]
   same = law.anchor[:, :, None, None] == nodes.law.anchor[node][:, None]
   same &= able[:, :, None, None]
   same &= (nodes.states[node] != NONE)[:, None]
   # The anchor itself, where the piece was cut off, begins at no score.
-  begins = law.anchor[:, :, None] == node[:, None, :]
+  begins = law.anchor[:, :, None] == nodes.node[node][:, None, :]
   begins &= able[:, :, None]
   # A start's sum since an anchor is the same in all its states.
   which = same.argmax(3)

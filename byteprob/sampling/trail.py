@@ -65,7 +65,7 @@ def standing(tables: Tables, trail: Trail) -> covers.Standing:
   """What decides on what may follow each text's node, `[B, ...]`."""
   if isinstance(trail, Stands):
     every = jnp.arange(len(trail.token), dtype=jnp.int32)
-    law = rules.of(tables).by_node(tables, trail, None, every)
+    law = rules.of(tables).by_node(tables, trail, None, None, every)
     return covers.Standing(trail.token, trail.states, trail.forms, law)
 
   def one(nodes, path, node):

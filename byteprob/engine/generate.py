@@ -1,0 +1,378 @@
+"""Device: the loop that draws bytes, or reads given ones, exactly.
+
+A text goes on as long as its next byte is certain: it is given, or any
+distribution between the bounds of what is known gives the same draw. Where it
+is not, the likeliest node that the model has not seen is evaluated, one a text
+and model call. So a node is evaluated only when a draw depends on it, which is
+about once a token, and every byte is the one that the exact distribution gives
+with the same random numbers.
+
+Source: the Byte-Token Representation Lemma (arXiv 2410.09303); deciding from
+bounds is ours.
+"""
+
+import dataclasses
+import functools
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from byteprob import pooling
+from byteprob.engine import combine
+from byteprob.engine import request as requests
+from byteprob.engine.advance import advance
+from byteprob.engine.config import EngineConfig
+from byteprob.engine.evaluate import (
+  evaluate,
+  heaviest,
+  known_logprobs,
+  unevaluated_mass,
+)
+from byteprob.engine.request import DecodeRequest
+from byteprob.engine.state import MemberState, unpack, used_slots
+from byteprob.numerics import normalized
+from byteprob.pooling import Pool
+from byteprob.rules.common import NONE
+from byteprob.tokenization.tables import Tables
+from byteprob.types import EOS, Params
+
+(
+  RUNNING,
+  ENDED,
+  FULL,
+  STOPPED,
+  CONTEXT,
+  IMPOSSIBLE,
+  COMPLETE,
+) = range(7)
+"""Why a text goes on or has stopped: it runs; its end was drawn; it has as
+many bytes as asked for; a stop string; the model's context is full; no byte
+was possible; the constraint lets nothing follow.
+"""
+
+SLOTS, FRONTIER = 1, 2
+"""What has to grow (`State.needs`, a sum): the cache; the frontier."""
+
+_SPARE = 8
+"""Frontier entries that a byte should find free: else the model is called, so
+that fewer are kept for their children."""
+
+_MINOR = -2.3
+"""Log of the share of the unevaluated mass below which a member's call waits
+for the others."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+  """What the loop is compiled for.
+
+  Attributes:
+    members: the models.
+    pool: how members become one; None for one alone.
+  """
+
+  members: tuple[EngineConfig, ...]
+  pool: Pool | None = None
+
+
+class State(NamedTuple):
+  """A batch of texts under way.
+
+  Attributes:
+    members: what each model knows of them.
+    log_weights: `float32[B, K]` logs of the models' weights (see `pooling`).
+    output: `uint8[B, O]` bytes drawn since the host has last taken them.
+    logprob: `float32[B, O]` log-prob of each, and of the end: exact with
+      `DecodeRequest.exact`, a lower bound else.
+    count: `int32[B]` how many are in `output`.
+    recent: `uint8[B, L]` the last bytes drawn, at the end of each row.
+    length: `int32[B]` bytes drawn.
+    limit: `int32[B]` bytes wanted.
+    taken: `int32[B]` given bytes read.
+    key: `key[B]` of each text.
+    dfa_state: `int32[B]` the constraint's state.
+    status: `int32[B]` see above.
+    calls: `int32[B]` model calls, of all models together.
+    needs: `int32[]` what has to grow; see above.
+  """
+
+  members: tuple[MemberState, ...]
+  log_weights: Float[Array, "B K"]
+  output: UInt8[Array, "B O"]
+  logprob: Float[Array, "B O"]
+  count: Int[Array, " B"]
+  recent: UInt8[Array, "B L"]
+  length: Int[Array, " B"]
+  limit: Int[Array, " B"]
+  taken: Int[Array, " B"]
+  key: jax.Array
+  dfa_state: Int[Array, " B"]
+  status: Int[Array, " B"]
+  calls: Int[Array, " B"]
+  needs: Int[Array, ""]
+
+
+class Given(NamedTuple):
+  """Bytes that the texts go on with, whatever their probabilities.
+
+  Attributes:
+    byte: `uint8[B, F]`.
+    length: `int32[B]` how many there are.
+  """
+
+  byte: UInt8[Array, "B F"]
+  length: Int[Array, " B"]
+
+
+class _Step(NamedTuple):
+  """The inner loop's state: `going` are texts whose next byte may be certain,
+  `blocked` those that wait for the model.
+  """
+
+  state: State
+  going: Bool[Array, " B"]
+  blocked: Bool[Array, " B"]
+
+
+def generate(
+  config: LoopConfig,
+  tables: tuple[Tables, ...],
+  params: tuple[Params, ...],
+  request: DecodeRequest,
+  given: Given,
+  state: State,
+  rounds: Int[Array, ""],
+) -> tuple[State, Int[Array, ""]]:
+  """Reads the given bytes and draws until all texts have stopped.
+
+  It also stops when the output of a text is full, or something has to grow.
+
+  Args:
+    config: the models' sizes.
+    tables: the models' tokenizers.
+    params: the models' parameters.
+    request: what is wanted.
+    given: bytes to be read first.
+    state: the texts.
+    rounds: model calls of a text at most.
+
+  Returns:
+    The texts, and how many rounds are left.
+  """
+  step = functools.partial(_step, config, tables, request, given)
+  call = functools.partial(_call, config, tables, params)
+
+  def inner(state):
+    start = _Step(state, _active(request, given, state), _nobody(state))
+    step_ = jax.lax.while_loop(lambda one: one.going.any(), step, start)
+    return step_.state, step_.blocked
+
+  def cond(carry):
+    _, blocked, left = carry
+    return blocked.any() & (left > 0)
+
+  def body(carry):
+    state, blocked, left = carry
+    state = call(state, blocked)
+    state, blocked = inner(state)
+    return state, blocked, left - 1
+
+  state, blocked = inner(state)
+  state, _, left = jax.lax.while_loop(cond, body, (state, blocked, rounds))
+  return state, left
+
+
+def _nobody(state):
+  return jnp.zeros(state.status.shape, bool)
+
+
+def _active(request, given, state) -> Bool[Array, " B"]:
+  """Texts that have something left to do here."""
+  reading = state.taken < given.length
+  room = state.count < state.output.shape[1]
+  drawing = (state.status == RUNNING) & (state.length < state.limit) & room
+  going = state.status != CONTEXT
+  rest = [unevaluated_mass(member) for member in state.members]
+  waits = functools.reduce(operator.or_, [~jnp.isneginf(mass) for mass in rest])
+  going &= reading | drawing | (request.settle & waits)
+  return going & (state.needs == 0)
+
+
+def _step(config, tables, request, given, step: _Step) -> _Step:
+  """One byte of every text whose next byte is certain."""
+  state, going, _ = step
+  batch = len(going)
+  each = jnp.arange(batch)
+  rest = [unevaluated_mass(member) for member in state.members]
+  known = [
+    known_logprobs(table, member, going)
+    for table, member in zip(tables, state.members, strict=True)
+  ]
+  ready = functools.reduce(operator.and_, [jnp.isneginf(m) for m in rest])
+  lower, upper = combine.bounds(config.pool, state.log_weights, known, rest)
+  able = requests.allowed(request, state.dfa_state)
+  low = jnp.where(able, lower, -jnp.inf)
+  high = jnp.where(able, upper, -jnp.inf)
+  keys = jax.vmap(jax.random.fold_in)(state.key, state.length)
+  symbol, decided = requests.draw(request.warpers, keys, low, high)
+  impossible = jnp.isneginf(high).all(1)
+  exact = request.exact | (config.pool is not None and config.pool.follows)
+  decided = (decided | impossible) & (ready | ~exact)
+
+  reading = state.taken < given.length
+  at = jnp.minimum(state.taken, given.byte.shape[1] - 1)
+  symbol = jnp.where(reading, given.byte[each, at], symbol).astype(jnp.int32)
+  drawing = (state.status == RUNNING) & (state.length < state.limit)
+  drawing &= ~reading & (state.count < state.output.shape[1])
+  decided = jnp.where(reading, ready | ~exact, decided & drawing)
+  crowded = functools.reduce(
+    operator.or_, [_crowded(member) for member in state.members]
+  )
+  decided &= ready | ~crowded
+  impossible &= drawing
+  done = ~reading & ~drawing & (ready | ~request.settle)
+  commit = going & decided
+  ended = commit & drawing & ~impossible & (symbol == EOS)
+  grow = commit & ~ended & ~impossible
+
+  members, overflow = [], jnp.zeros(batch, bool)
+  byte = jnp.minimum(symbol, EOS - 1)
+  for size, table, member, logprobs in zip(
+    config.members, tables, state.members, known, strict=True
+  ):
+    new, lost = advance(
+      size, table, member, byte, logprobs[each, byte], request.eps
+    )
+    members.append(new)
+    overflow |= lost & grow
+  grow, ended = grow & ~overflow, ended & ~overflow
+  impossible &= commit & ~overflow
+  members = [
+    _select(grow, new, old)
+    for new, old in zip(members, state.members, strict=True)
+  ]
+
+  drawn = grow & drawing
+  write = jnp.where(drawn | ended, state.count, state.output.shape[1])
+  recent = jnp.concatenate(
+    [state.recent[:, 1:], byte[:, None].astype(jnp.uint8)], axis=1
+  )
+  recent = jnp.where(drawn[:, None], recent, state.recent)
+  length = state.length + drawn
+  dfa_state = jnp.where(
+    drawn,
+    requests.constraint_step(request, state.dfa_state, symbol),
+    state.dfa_state,
+  )
+  status = jnp.select(
+    [
+      impossible,
+      ended,
+      drawn & requests.stopped(request, recent, length),
+      drawn & requests.complete(request, dfa_state),
+      drawn & (length >= state.limit),
+    ],
+    [IMPOSSIBLE, ENDED, STOPPED, COMPLETE, FULL],
+    state.status,
+  ).astype(jnp.int32)
+  value = jnp.take_along_axis(normalized(lower), symbol[:, None], 1)[:, 0]
+  state = state._replace(
+    members=tuple(members),
+    log_weights=_follow(config.pool, state.log_weights, known, symbol, grow),
+    output=state.output.at[each, write].set(
+      byte.astype(jnp.uint8), mode="drop"
+    ),
+    logprob=state.logprob.at[each, write].set(value, mode="drop"),
+    count=state.count + drawn,
+    recent=recent,
+    length=length,
+    taken=state.taken + (grow & reading),
+    dfa_state=dfa_state,
+    status=status,
+    needs=state.needs | jnp.where(overflow.any(), FRONTIER, 0),
+  )
+  blocked = step.blocked | (going & ~decided & ~done)
+  return _Step(
+    state,
+    grow & (state.needs == 0) & _goes_on(request, given, state),
+    blocked & (state.needs == 0),
+  )
+
+
+def _crowded(member) -> Bool[Array, " B"]:
+  """Whether few frontier entries are free."""
+  there = member.frontier.node != NONE
+  return there.sum(1) > there.shape[1] - _SPARE
+
+
+def _goes_on(request, given, state):
+  """Whether there may be more to do, after a byte."""
+  reading = state.taken < given.length
+  drawing = (state.status == RUNNING) & (state.length < state.limit)
+  drawing &= state.count < state.output.shape[1]
+  return reading | drawing | request.settle
+
+
+def _select(some, new, old):
+  """A member's new state for some texts; what is large has not changed."""
+
+  def choose(fresh, before):
+    if fresh is before:
+      return before
+    return jnp.where(some.reshape(-1, *[1] * (before.ndim - 1)), fresh, before)
+
+  return jax.tree.map(choose, new, old)
+
+
+def _follow(pool, log_weights, known, symbol, grow):
+  """The members' weights after a byte."""
+  if pool is None or not pool.follows:
+    return log_weights
+  rows = pooling.tempered(pool, [normalized(one) for one in known])
+  after = pooling.shares(pool, log_weights, rows[:, None], symbol[:, None])[
+    :, 1
+  ]
+  return jnp.where(grow[:, None], after, log_weights)
+
+
+def _call(config, tables, params, state, blocked) -> State:
+  """Evaluates the likeliest node that is not, of each text that waits."""
+  rest = jnp.stack([unevaluated_mass(member) for member in state.members], 1)
+  most = rest.max(1)
+  members, calls, needs = [], state.calls, state.needs
+  status = state.status
+  for k, (size, table, param, member) in enumerate(
+    zip(config.members, tables, params, state.members, strict=True)
+  ):
+    wanted = blocked & (rest[:, k] > most + _MINOR) & ~jnp.isneginf(most)
+    entry = heaviest(member)
+    each = jnp.arange(len(blocked))
+    position = member.offset + member.frontier.depth[each, entry]
+    late = wanted & (position >= size.context_length)
+    status = jnp.where(late, CONTEXT, status)
+    full = wanted & unpack(used_slots(member)).all(1)
+    needs |= jnp.where(full.any(), SLOTS, 0)
+    wanted &= ~late & ~full
+    call = functools.partial(evaluate, size, table, param)
+    members.append(_once(wanted.any(), call, member, entry, wanted))
+    calls = calls + wanted
+  return state._replace(
+    members=tuple(members), calls=calls, needs=needs, status=status
+  )
+
+
+def _once(wanted, call, member, *rest):
+  """A call that is made if it is wanted.
+
+  A loop that runs once, or not at all: XLA would copy the whole cache into a
+  conditional, and out of it.
+  """
+
+  def body(carry):
+    member, _ = carry
+    return call(member, *rest), jnp.bool_(False)
+
+  return jax.lax.while_loop(lambda carry: carry[1], body, (member, wanted))[0]

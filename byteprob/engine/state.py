@@ -1,0 +1,167 @@
+"""Device: the state of texts under way, as one model knows them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from byteprob import lemma
+from byteprob.engine.config import WORD, EngineConfig
+from byteprob.engine.frontier import Frontier, init_frontier, live
+from byteprob.rules.common import NONE
+from byteprob.tokenization.tables import Tables
+from byteprob.types import Cache, Model
+
+
+class MemberState(NamedTuple):
+  """What one model knows of a batch of texts, `[B, ...]` each.
+
+  Attributes:
+    frontier: the frontier entries.
+    num_nodes: `int32[B]` nodes born, the root among them.
+    num_bytes: `int32[B]` bytes read.
+    root_id: `int32[B]` model id of the root's token.
+    offset: `int32[B]` position of the root's row in the model.
+    logprob: `float32[B, W]` log of each entry's probability over that of the
+      text; anything while `Frontier.parent` awaits a row.
+    evaluated: `bool[B, W]` whether the entry's row is there.
+    attends: `uint32[B, W, S / 32]` slots of the entry's ancestors and, once it
+      is evaluated, its own, a bit each.
+    rows: token log-probs after each evaluated entry, `[B, W, ...]`.
+    slot_token: `int32[B, S]` model id of the token in each slot.
+    slot_position: `int32[B, S]` its position.
+    empty_end: `float32[B]` log-weight of an end of the text that no entry
+      tells of; only for the empty text of tokenizers that begin with a space.
+    kept: `float32[B]` log of the share of the text's probability that pruning
+      has left.
+    peak: `int32[B]` most slots in use.
+    cache: the model's.
+  """
+
+  frontier: Frontier
+  num_nodes: Int[Array, " B"]
+  num_bytes: Int[Array, " B"]
+  root_id: Int[Array, " B"]
+  offset: Int[Array, " B"]
+  logprob: Float[Array, "B W"]
+  evaluated: Bool[Array, "B W"]
+  attends: UInt32[Array, "B W S/32"]
+  rows: lemma.Rows
+  slot_token: Int[Array, "B S"]
+  slot_position: Int[Array, "B S"]
+  empty_end: Float[Array, " B"]
+  kept: Float[Array, " B"]
+  peak: Int[Array, " B"]
+  cache: Cache
+
+
+def init(
+  config: EngineConfig,
+  model: Model,
+  tables: Tables,
+  start: Int[Array, " B"],
+  root_id: Int[Array, " B"],
+) -> MemberState:
+  """The state of empty texts: the root alone, not yet evaluated.
+
+  Args:
+    config: the sizes.
+    model: the model; its parameters are not needed.
+    tables: the tokenizer.
+    start: the automaton's state where each text starts (`Tables.start`).
+    root_id: model id of the token before each text.
+  """
+  batch, width = len(root_id), config.max_frontier
+  frontier = jax.vmap(lambda one: init_frontier(tables, config, one))(start)
+  zero = jnp.zeros((batch,), jnp.int32)
+  slots = jnp.zeros((batch, config.capacity), jnp.int32)
+  return MemberState(
+    frontier=frontier,
+    num_nodes=zero + 1,
+    num_bytes=zero,
+    root_id=jnp.asarray(root_id, jnp.int32),
+    offset=zero,
+    logprob=jnp.full((batch, width), -jnp.inf).at[:, 0].set(0.0),
+    evaluated=jnp.zeros((batch, width), bool),
+    attends=jnp.zeros((batch, width, config.capacity // WORD), jnp.uint32),
+    rows=lemma.no_rows(tables, batch, width),
+    slot_token=slots,
+    slot_position=slots,
+    empty_end=jnp.full((batch,), -jnp.inf),
+    kept=jnp.zeros((batch,)),
+    peak=zero,
+    cache=model.init_cache(batch, config.capacity),
+  )
+
+
+def unpack(words: UInt32[Array, "... S/32"]) -> Bool[Array, "... S"]:
+  """A packed mask, a bool a slot."""
+  bits = jnp.arange(WORD, dtype=jnp.uint32)
+  bits = bits.reshape(*[1] * words.ndim, WORD)
+  found = (words[..., None] >> bits) & 1
+  return found.astype(bool).reshape(*words.shape[:-1], -1)
+
+
+def one_bit(slot: Int[Array, "..."], words: int) -> UInt32[Array, "... S/32"]:
+  """A packed mask of one slot, of none if it is past the end."""
+  at = jnp.arange(words, dtype=jnp.int32).reshape(*[1] * slot.ndim, words)
+  bit = jnp.uint32(1) << (slot % WORD).astype(jnp.uint32)
+  return jnp.where(at == (slot // WORD)[..., None], bit[..., None], 0)
+
+
+def used_slots(member: MemberState) -> UInt32[Array, "B S/32"]:
+  """Slots that some entry still attends to, packed."""
+  there = (member.frontier.node != NONE)[:, :, None]
+  return jax.lax.reduce(
+    jnp.where(there, member.attends, 0),
+    np.uint32(0),
+    jax.lax.bitwise_or,
+    (1,),
+  )
+
+
+def held(frontier: Frontier) -> Bool[Array, " W"]:
+  """Entries of one text that their children's log-probs wait for."""
+  count = len(frontier.node)
+  waits = (frontier.node != NONE) & (frontier.parent != NONE)
+  at = jnp.where(waits, frontier.parent, count)
+  return jnp.zeros(count, bool).at[at].set(True, mode="drop")
+
+
+def waiting(member: MemberState) -> Bool[Array, "B W"]:
+  """Entries that can be evaluated next and are not."""
+  frontier = member.frontier
+  there = (frontier.node != NONE) & (frontier.parent == NONE)
+  return there & ~member.evaluated & (member.logprob > -jnp.inf)
+
+
+def can_spell(member: MemberState) -> Bool[Array, " B"]:
+  """Whether the model's tokens spell each text so far."""
+  return live(member.frontier).any(1)
+
+
+def path_ids(
+  member: MemberState, text: int, entry: int, host: Any = None
+) -> tuple[int, ...]:
+  """On the host: model ids of an evaluated entry's tokens, the root's first.
+
+  Args:
+    member: the state.
+    text, entry: which.
+    host: `jax.device_get` of `attends`, `slot_token` and `slot_position`,
+      where it is at hand.
+  """
+  attends, token, position = host or jax.device_get(
+    (member.attends, member.slot_token, member.slot_position)
+  )
+  (slots,) = np.nonzero(np.asarray(unpack(jnp.asarray(attends[text, entry]))))
+  order = slots[np.argsort(position[text, slots])]
+  return tuple(token[text, order].tolist())
+
+
+def stack(trees: Sequence[Any]) -> Any:
+  """Trees of arrays as one, along a new first axis."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
