@@ -262,6 +262,4 @@ class _Cursor:
       raise _BrokenError(
         f"tensor {name!r} ends at byte {end} of {len(self._data)}"
       )
-    return GgufTensor(
-      shape=shape, kind=kinds[kind], data=self._data[start:end]
-    )
+    return GgufTensor(shape=shape, kind=kinds[kind], data=self._data[start:end])

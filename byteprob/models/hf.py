@@ -237,7 +237,8 @@ def _refuse_unread(
     if key in hf_config.EXPECTED and value == hf_config.EXPECTED[key]:
       continue
     if key not in hf_config.EXPECTED and (
-      known.is_default(key, value) or _is_newer_default(config_class, key, value)
+      known.is_default(key, value)
+      or _is_newer_default(config_class, key, value)
     ):
       continue
     problems.append(

@@ -11,14 +11,8 @@ import tokenizers
 from byteprob import hub, store
 from byteprob.errors import CheckpointError
 from byteprob.models import gguf_file
-from byteprob.tokenization import (
-  cache,
-  gguf,
-  huggingface,
-  sentencepiece,
-)
-from byteprob.tokenization.compile import compile_tables
-from byteprob.tokenization.spec import TokenizerSpec
+from byteprob.tokenization import cache
+from byteprob.tokenization.spec import CONFIGS, TokenizerSpec
 from byteprob.tokenization.tables import VERSION, Tables
 from byteprob.tokenization.trie import spell_all
 
@@ -73,6 +67,16 @@ def load_tables(
   return tables
 
 
+def compile_tables(
+  spec: TokenizerSpec, *, key: str, utf8_mode: str = "strict"
+) -> Tables:
+  """Compiles a tokenizer; see `byteprob.tokenization.compile`."""
+  # Here, for what is in the cache needs neither this nor the readers.
+  from byteprob.tokenization import compile
+
+  return compile.compile_tables(spec, key=key, utf8_mode=utf8_mode)
+
+
 def copy_tokenizer(
   path: str | os.PathLike[str], directory: pathlib.Path
 ) -> None:
@@ -86,7 +90,7 @@ def copy_tokenizer(
     alone = gguf_file.read_metadata_alone(file)
     (directory / "tokenizer.gguf").write_bytes(alone)
     return
-  for name in (file.name, *huggingface.CONFIGS):
+  for name in (file.name, *CONFIGS):
     if file.with_name(name).is_file():
       shutil.copyfile(file.with_name(name), directory / name)
 
@@ -111,6 +115,8 @@ def read_spec(path: str | os.PathLike[str]) -> TokenizerSpec:
     CheckpointError: the file is missing or broken.
     UnsupportedTokenizerError: a component cannot be compiled exactly.
   """
+  from byteprob.tokenization import gguf, huggingface, sentencepiece
+
   path = pathlib.Path(path)
   readers = {
     ".json": huggingface.read,
@@ -132,7 +138,7 @@ def _digest(path: pathlib.Path, utf8: str) -> str:
   digest.update(f"{VERSION} {tokenizers.__version__} {utf8}".encode())
   names = [path.name]
   if path.suffix == ".json":
-    names += huggingface.CONFIGS
+    names += CONFIGS
   try:
     for name in names:
       file = path.with_name(name)

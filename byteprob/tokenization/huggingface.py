@@ -18,6 +18,7 @@ from byteprob.errors import (
 )
 from byteprob.tokenization import bpe, charclass
 from byteprob.tokenization.spec import (
+  CONFIGS,
   GPT2_SPLIT,
   SPACE,
   Added,
@@ -27,9 +28,6 @@ from byteprob.tokenization.spec import (
 )
 
 Json = Mapping[str, Any]
-
-CONFIGS = ("generation_config.json", "config.json", "tokenizer_config.json")
-"""The files beside a tokenizer that name its end tokens."""
 
 
 def read(path: str | os.PathLike[str]) -> TokenizerSpec:

@@ -19,6 +19,9 @@ GPT2_SPLIT = (
 )
 """The split inside the library's `ByteLevel` pre-tokenizer."""
 
+CONFIGS = ("generation_config.json", "config.json", "tokenizer_config.json")
+"""The files beside a tokenizer.json that name its end tokens."""
+
 SPACE = "▁"
 """What stands for a space inside SentencePiece-like tokenizers (U+2581)."""
 
