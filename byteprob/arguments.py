@@ -401,7 +401,7 @@ def _listed(value: Any) -> list[Any] | None:
     return None
   if isinstance(value, Sequence):
     return list(value)
-  if isinstance(value, type) or not hasattr(value, "__array__"):
+  if not hasattr(value, "__array__"):
     return None
   try:
     found = np.asarray(value)
