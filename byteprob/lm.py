@@ -55,6 +55,9 @@ def load(
     UnsupportedTokenizerError: its tokenizer cannot be compiled exactly.
     MeshError: the mesh cannot split it.
   """
+  from byteprob import compilation
+
+  compilation.enable_cache()
   path = hub.resolve(name_or_path)
   tables = load_tables(path, utf8)
   return ByteLM(models.load_model(path, dtype, mesh), tables, validity)

@@ -37,7 +37,7 @@ from etils import epath
 from ml_collections import config_flags
 
 import byteprob
-from byteprob import store
+from byteprob import compilation, store
 from experiments import _job
 
 PACKAGES = (
@@ -108,21 +108,13 @@ def main(run: Callable[[], None], *mistakes: type[Exception]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
-    _keep_compiled()
+    compilation.enable_cache()
     try:
       run()
     except (byteprob.ByteprobError, OSError, *mistakes) as error:
       sys.exit(f"error: {error}")
 
   app.run(checked)
-
-
-def _keep_compiled() -> None:
-  """What XLA compiles is kept: it is most of the time of a short run."""
-  if not jax.config.jax_compilation_cache_dir:
-    cache = str(store.cache_dir() / "xla")
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def forget_compiled(most: int = 30_000) -> None:
