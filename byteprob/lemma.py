@@ -22,10 +22,13 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from byteprob import rules
 from byteprob.covers import Standing, child
 from byteprob.numerics import logsumexp
-from byteprob.rules.common import NONE, in_form
+from byteprob.rules.common import NONE, in_form, owner_of
 from byteprob.tokenization.tables import Tables
 
-BLOCK = 64
+_SHIFT = 6
+"""Log of `BLOCK`: a shift is one operation, a floored division eight."""
+
+BLOCK = 1 << _SHIFT
 """Tokens, and blocks of tokens, that are summed up once for all intervals.
 
 An interval of a vocabulary of 262,144 is then the sum of at most 64 of the
@@ -178,7 +181,7 @@ def mass(
 def _edges(values, row, low, high):
   """What sticks out of whole blocks on the left and right, and these blocks."""
   blocks = values.reshape(len(values), -1, BLOCK)
-  first, stop = -(-low // BLOCK), high // BLOCK
+  first, stop = (low + BLOCK - 1) >> _SHIFT, high >> _SHIFT
   offset = jnp.arange(BLOCK)[None]
 
   def part(block, inside):
@@ -295,8 +298,7 @@ def next_bytes(
   def add(carry):
     first, found = carry
     item = first + jnp.arange(_LANES, dtype=jnp.int32)
-    at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
-    at = jnp.minimum(at, len(stop) - 1)
+    at = owner_of(stop, item)
     node = tables.first_child[place[at]] + item - (stop[at] - length[at])
     some = item < stop[-1]
     low, high = tables.low[node], tables.high[node]

@@ -1,5 +1,6 @@
 """Device: sums of probabilities that are kept as logarithms."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,10 +11,13 @@ def logsumexp(values: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
     shape = list(values.shape)
     del shape[axis]
     return jnp.full(shape, -jnp.inf, values.dtype)
-  top = values.max(axis)
-  safe = jnp.where(jnp.isneginf(top), 0, top)
+  top = jax.lax.stop_gradient(values.max(axis))
+  none = jnp.isneginf(top)
+  safe = jnp.where(none, 0, top)
   total = jnp.exp(values - jnp.expand_dims(safe, axis)).sum(axis)
-  return jnp.where(jnp.isneginf(top), -jnp.inf, safe + jnp.log(total))
+  # The logarithm never meets 0, whose gradient would be no number.
+  total = jnp.where(none, 1, total)
+  return jnp.where(none, -jnp.inf, safe + jnp.log(total))
 
 
 def normalized(values: Float[Array, "... A"]) -> Float[Array, "... A"]:

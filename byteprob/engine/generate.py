@@ -165,23 +165,20 @@ def generate(
   step = functools.partial(_step, config, tables, request, given)
   call = functools.partial(_call, config, tables, params)
 
-  def inner(state):
-    start = _Step(state, _active(request, given, state), _nobody(state))
-    step_ = jax.lax.while_loop(lambda one: one.going.any(), step, start)
-    return step_.state, step_.blocked
-
   def cond(carry):
-    _, blocked, left = carry
-    return blocked.any() & (left > 0)
+    _, going, left = carry
+    return going & (left > 0)
 
   def body(carry):
-    state, blocked, left = carry
-    state = call(state, blocked)
-    state, blocked = inner(state)
-    return state, blocked, left - 1
+    state, _, left = carry
+    start = _Step(state, _active(request, given, state), _nobody(state))
+    state, _, blocked = jax.lax.while_loop(
+      lambda one: one.going.any(), step, start
+    )
+    return call(state, blocked), blocked.any(), left - 1
 
-  state, blocked = inner(state)
-  state, _, left = jax.lax.while_loop(cond, body, (state, blocked, rounds))
+  carry = state, jnp.bool_(True), rounds
+  state, _, left = jax.lax.while_loop(cond, body, carry)
   return state, left
 
 

@@ -67,17 +67,24 @@ def warp(
   what the one before has left. Of symbols that tie the lower ones stay.
   """
   scaled = logprobs / warpers.temperature
-  order = jnp.argsort(-scaled, stable=True)
-  ranked = scaled[order]
-  rank = jnp.arange(len(ranked))
-  ranked = jnp.where(rank < warpers.top_k, ranked, -jnp.inf)
-  share = jax.nn.softmax(ranked)
-  before = jnp.cumsum(share) - share
+  before = _before(scaled)
+  kept = jnp.where(before.sum(1) < warpers.top_k, scaled, -jnp.inf)
+  share = jax.nn.softmax(kept)
   # The first always stays.
-  keep = (rank == 0) | (before < warpers.top_p)
-  keep &= share >= warpers.min_p * share[0]
-  ranked = jnp.where(keep, ranked, -jnp.inf)
-  return jnp.full_like(scaled, -jnp.inf).at[order].set(ranked)
+  keep = jnp.where(before, share[None], 0.0).sum(1) < warpers.top_p
+  keep |= ~before.any(1)
+  keep &= share >= warpers.min_p * share.max()
+  return jnp.where(keep, kept, -jnp.inf)
+
+
+def _before(values):
+  """Whether each symbol (row) comes after each other one, by its value.
+
+  Pairs are compared: a sort of 257 values takes longer to compile and to run.
+  """
+  each = jnp.arange(len(values))
+  ties = (values[None] == values[:, None]) & (each[None] < each[:, None])
+  return (values[None] > values[:, None]) | ties
 
 
 def cuts(warpers: LogitWarpers) -> Bool[Array, ""]:
@@ -147,8 +154,7 @@ def _cut_off(warpers, lower, upper, symbol):
   # `before[a, b]`: b surely, or maybe, stands before a.
   surely = low[None] > high[:, None]
   maybe = (high[None] >= low[:, None]) & (each[None] != each[:, None])
-  least = jnp.sort(low)[::-1]
-  least = jnp.where(each < warpers.top_k, least, 0.0).sum()
+  least = jnp.where(_before(low).sum(1) < warpers.top_k, low, 0.0).sum()
   most = high.sum()
   before = jnp.where(maybe[symbol], high, 0.0).sum()
   stays = maybe[symbol].sum() < warpers.top_k

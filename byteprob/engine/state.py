@@ -108,8 +108,8 @@ def unpack(words: UInt32[Array, "... S/32"]) -> Bool[Array, "... S"]:
 def one_bit(slot: Int[Array, "..."], words: int) -> UInt32[Array, "... S/32"]:
   """A packed mask of one slot, of none if it is past the end."""
   at = jnp.arange(words, dtype=jnp.int32).reshape(*[1] * slot.ndim, words)
-  bit = jnp.uint32(1) << (slot % WORD).astype(jnp.uint32)
-  return jnp.where(at == (slot // WORD)[..., None], bit[..., None], 0)
+  bit = jnp.uint32(1) << (slot & (WORD - 1)).astype(jnp.uint32)
+  return jnp.where(at == (slot >> 5)[..., None], bit[..., None], 0)
 
 
 def used_slots(member: MemberState) -> UInt32[Array, "B S/32"]:

@@ -142,7 +142,7 @@ def _find_pair(bpe, left, right):
   low, stop = jnp.broadcast_arrays(low, stop)
   high = stop
   for _ in range(bpe.pairs.bit_length()):
-    middle = (low + high) // 2
+    middle = (low + high) >> 1
     before = (low < high) & (bpe.pair_right[middle] < right)
     low, high = (
       jnp.where(before, middle + 1, low),

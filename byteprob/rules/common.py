@@ -14,8 +14,14 @@ NONE = -1
 _CHUNK = 1024
 """Runs that are treated at a time, of many rows; of few rows, fewer."""
 
-_BLOCK = 32
+_SHIFT = 5
+"""Log of `_BLOCK`: a shift is one operation, a floored division eight."""
+
+_BLOCK = 1 << _SHIFT
 """Places that are counted together."""
+
+_PAIRS = 2**17
+"""Comparisons that cost less than a search."""
 
 
 def child(
@@ -26,7 +32,7 @@ def child(
   stop = low + jnp.where(place == NONE, 0, tables.children[place])
   high = stop
   for _ in range(9):  # a node has at most 256 children
-    middle = (low + high) // 2
+    middle = (low + high) >> 1
     before = (low < high) & (tables.node_byte[middle] < byte)
     low, high = (
       jnp.where(before, middle + 1, low),
@@ -118,6 +124,21 @@ def ways(
   return (code & 1).astype(bool), code >= 2
 
 
+def owner_of(
+  stop: Int[Array, " G"], item: Int[Array, " I"]
+) -> Int[Array, " I"]:
+  """Which list each item belongs to, of lists that follow one another.
+
+  Args:
+    stop: where each list ends, ascending.
+    item: numbers of items; past the last one the last list is named.
+  """
+  few = len(stop) * len(item) <= _PAIRS
+  method = "compare_all" if few else "scan_unrolled"
+  at = jnp.searchsorted(stop, item, side="right", method=method)
+  return jnp.minimum(at, len(stop) - 1).astype(jnp.int32)
+
+
 def spread(
   length: Int[Array, "R G"],
   size: int,
@@ -145,12 +166,15 @@ def spread(
   def write(carry):
     first, edges = carry
     item = first + jnp.arange(chunk, dtype=jnp.int32)
-    at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
-    at = jnp.minimum(at, len(stop) - 1)
-    low, high = run(at // lists, at % lists, item - (stop[at] - flat[at]))
-    row = jnp.where(item < stop[-1], at // lists, count)
+    at = owner_of(stop, item)
+    own, number = at, jnp.zeros_like(at)
+    if lists > 1:
+      own = jax.lax.div(at, jnp.int32(lists))
+      number = at - own * lists
+    low, high = run(own, number, item - (stop[at] - flat[at]))
+    row = jnp.where(item < stop[-1], own, count)
     for place, step in ((low, 1), (high, -1)):
-      where = place % _BLOCK, row, place // _BLOCK
+      where = place & (_BLOCK - 1), row, place >> _SHIFT
       edges = edges.at[where].add(step, mode="drop")
     return first + chunk, edges
 
@@ -164,7 +188,7 @@ def spread(
     before, edges, cpu=_one_by_one, default=_all_at_once
   )
   row = jnp.arange(count)[:, None]
-  return inside[(places % _BLOCK)[None], row, (places // _BLOCK)[None]]
+  return inside[(places & (_BLOCK - 1))[None], row, (places >> _SHIFT)[None]]
 
 
 def _all_at_once(before, edges):

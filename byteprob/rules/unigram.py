@@ -263,8 +263,7 @@ def _crossing(tables: Tables, rivals: Rivals) -> Sum:
     def some(carry):
       begin, best = carry
       item = begin + jnp.arange(_LANES, dtype=jnp.int32)
-      at = jnp.searchsorted(stop, item, side="right", method="scan_unrolled")
-      at = jnp.minimum(at, count - 1)
+      at = common.owner_of(stop, item)
       token = first[at] + item - (stop[at] - length[at])
       depth = unigram.depth[place[at]]
       node = unigram.suffix[unigram.suffix_of[token] + depth - 1]

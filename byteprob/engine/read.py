@@ -1,0 +1,515 @@
+"""Device: reads given bytes, many at a model call.
+
+A chunk's nodes are found first (`chunk`). Then the model sees them, a fixed
+number at a call, each attending to its ancestors alone; a call's rows are
+reduced to what the text needs of them before the next one. Last, the covers of
+every prefix are added up.
+
+Source: the Byte-Token Representation Lemma (arXiv 2410.09303).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from byteprob import lemma
+from byteprob.engine.chunk import (
+  Chunk,
+  assign_slots,
+  flat,
+  grow_chunk,
+)
+from byteprob.engine.config import EngineConfig
+from byteprob.engine.frontier import ROOT, live
+from byteprob.engine.loops import repeat
+from byteprob.engine.state import MemberState, unpack, used_slots
+from byteprob.numerics import logsumexp
+from byteprob.rules.common import NONE
+from byteprob.tokenization.tables import Tables
+from byteprob.types import Cache, Params
+
+LEAD, ENTRIES, ALL = range(3)
+"""Which nodes `read` shows the model: those that lead to the last entries; and
+these entries themselves; or all, so that each byte's log-prob is known.
+"""
+
+
+class Reading(NamedTuple):
+  """What reading texts gives beside their states.
+
+  Attributes:
+    logprob: `float32[B, n]` log-prob of each byte given those before it, with
+      `ALL`; else 0.
+    taken: `int32[B]` bytes read; fewer than there are if something has to
+      grow.
+    slots: `bool[B]` the cache has too few slots.
+    overflow: `bool[B]` the frontier is too small.
+    late: `bool[B]` the text is longer than the model's context.
+  """
+
+  logprob: Float[Array, "B n"]
+  taken: Int[Array, " B"]
+  slots: Bool[Array, " B"]
+  overflow: Bool[Array, " B"]
+  late: Bool[Array, " B"]
+
+
+def read(
+  config: EngineConfig,
+  tables: Tables,
+  params: Params,
+  member: MemberState,
+  text: UInt8[Array, "B n"],
+  length: Int[Array, " B"],
+  need: Int[Array, ""],
+) -> tuple[MemberState, Reading]:
+  """Reads bytes after those that have been read; teacher forcing.
+
+  Pure: to be jitted, with `config` static and the state donated; with
+  `EngineConfig.differentiable` also `jax.grad` by `params` goes through it.
+
+  Args:
+    config: the sizes.
+    tables: the tokenizer.
+    params: the model's parameters.
+    member: the texts so far.
+    text: the bytes, padded.
+    length: how many there are in each.
+    need: `LEAD`, `ENTRIES` or `ALL`.
+
+  Returns:
+    The texts with the bytes, and what was found.
+  """
+  batch, size = text.shape
+  start = Reading(
+    logprob=jnp.zeros((batch, size)),
+    taken=jnp.zeros((batch,), jnp.int32),
+    slots=jnp.zeros((batch,), bool),
+    overflow=jnp.zeros((batch,), bool),
+    late=jnp.zeros((batch,), bool),
+  )
+
+  def cond(carry):
+    _, found, first = carry
+    stuck = found.slots | found.overflow | found.late
+    return (first | (found.taken < length).any()) & ~stuck.any()
+
+  def body(carry):
+    member, found, _ = carry
+    member, found = _read_chunk(
+      config, tables, params, member, text, length, need, found
+    )
+    return member, found, jnp.bool_(False)
+
+  steps = -(-5 * size // (4 * config.chunk_bytes))
+  member, found, _ = repeat(
+    config.differentiable,
+    steps,
+    cond,
+    body,
+    (member, start, jnp.bool_(True)),
+  )
+  return member, found
+
+
+class _Sums(NamedTuple):
+  """What is kept of a chunk's rows, by byte and entry or by logged node.
+
+  Attributes:
+    starts: `float32[B, C, W]` log-prob of the tokens that start with the
+      bytes between the entry's node and this byte.
+    beyond: the same of those that go on after it; None where nobody asks.
+    step: `float32[B, N]` log-prob of each node's last token.
+    spelled: `float32[B, W + N]` see `lemma.Rows.total`.
+    ahead: `float32[B, W]` log-prob of the tokens that carry each entry past
+      the bytes before the chunk, where its row was there.
+    rows: the last entries' rows.
+    cache: the model's.
+  """
+
+  starts: Float[Array, "B C W"]
+  beyond: Float[Array, "B C W"] | None
+  step: Float[Array, "B N"]
+  spelled: Float[Array, "B WN"]
+  ahead: Float[Array, "B W"] | None
+  rows: lemma.Rows
+  cache: Cache
+
+
+def _read_chunk(config, tables, params, member, text, length, need, found):
+  """One chunk; nothing changes where something has to grow."""
+  batch, width = member.evaluated.shape
+  each = jnp.arange(batch)[:, None]
+  chunk = grow_chunk(config, tables, member, text, found.taken, length)
+  taken = found.taken + chunk.taken
+  last = taken >= length
+  every = jnp.broadcast_to(need == ALL, (batch,))
+  plan = assign_slots(config, member, chunk, every, last & (need >= ENTRIES))
+  position = member.offset[:, None] + chunk.log.depth
+  late = ((position >= config.context_length) & plan.needed).any(1)
+  # Without room for the next byte, what fits is read all the same.
+  void = (plan.full | late).any() | (chunk.overflow & (chunk.taken == 0)).any()
+
+  sums = _evaluate(
+    config, tables, params, member, chunk, plan, position, need, void
+  )
+  weights = _marginalize(config, member, chunk, sums, need)
+
+  fresh = live(chunk.frontier) & (chunk.row >= width)
+  place = jnp.maximum(chunk.row - width, 0)
+  seen = jnp.take_along_axis(plan.needed, place, 1)
+  above = jnp.take_along_axis(plan.attends, place[:, :, None], 1)
+  slot = jnp.where(plan.needed, plan.slot, config.capacity)
+  token = _model_ids(tables, member, chunk)
+  used = unpack(used_slots(member)).sum(1) + plan.count
+  after = member._replace(
+    frontier=chunk.frontier,
+    num_nodes=member.num_nodes + chunk.log.count,
+    num_bytes=member.num_bytes + chunk.taken,
+    logprob=weights.last,
+    evaluated=jnp.where(fresh, seen, member.evaluated) & live(chunk.frontier),
+    attends=jnp.where(fresh[:, :, None], above, member.attends),
+    slot_token=member.slot_token.at[each, slot].set(token, mode="drop"),
+    slot_position=member.slot_position.at[each, slot].set(
+      position, mode="drop"
+    ),
+    peak=jnp.maximum(member.peak, used),
+  )
+
+  def choose(new, old):
+    return jnp.where(void, old, new)
+
+  # The cache and the rows are as they were where nothing was evaluated.
+  large = {"cache": sums.cache, "rows": sums.rows}
+  small = dict.fromkeys(large)
+  after = jax.tree.map(
+    choose, after._replace(**small), member._replace(**small)
+  )._replace(**large)
+  at = found.taken[:, None] + jnp.arange(config.chunk_bytes)[None]
+  here = jnp.arange(config.chunk_bytes)[None] < chunk.taken[:, None]
+  at = jnp.where(here & ~void, at, text.shape[1])
+  return after, Reading(
+    logprob=found.logprob.at[each, at].set(weights.byte, mode="drop"),
+    taken=choose(taken, found.taken),
+    slots=plan.full,
+    overflow=chunk.overflow,
+    late=late,
+  )
+
+
+def _model_ids(tables, member, chunk):
+  """Model ids of the logged nodes' tokens."""
+  own = tables.token_id[chunk.log.token]
+  return jnp.where(chunk.log.node == 0, member.root_id[:, None], own)
+
+
+def _evaluate(
+  config, tables, params, member, chunk, plan, position, need, void
+) -> _Sums:
+  """Shows the model the needed nodes, and reduces their rows."""
+  batch, width = member.evaluated.shape
+  count, rows = config.chunk_nodes, config.chunk_rows
+  each = jnp.arange(batch)[:, None]
+  log = chunk.log
+  token = _model_ids(tables, member, chunk)
+  wanted = need == ALL
+
+  def empty(*shape):
+    return jnp.full((batch, *shape), -jnp.inf)
+
+  steps = config.chunk_bytes
+  spelled = jnp.where(member.evaluated, member.rows.total, -jnp.inf)
+  sums = _Sums(
+    starts=empty(steps, width),
+    beyond=empty(steps, width) if config.trust_model else None,
+    step=empty(count),
+    spelled=jnp.concatenate([spelled, empty(count)], 1),
+    ahead=_ahead(tables, member) if config.trust_model else None,
+    rows=member.rows,
+    cache=member.cache,
+  )
+  entry = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (batch, width))
+  old = jnp.where(member.evaluated, entry, NONE)
+  first = jnp.zeros_like(old)
+  sums = _follow(
+    config, tables, chunk, member.rows, old, entry, first, wanted, sums
+  )
+  # Children of entries from before the chunk.
+  up = jnp.clip(log.parent, 0, width - 1)
+  value = member.rows.token[each, up, jnp.maximum(log.token, 0)]
+  sums = sums._replace(
+    step=jnp.where((log.parent >= 0) & (log.parent < width), value, sums.step)
+  )
+  most = jnp.where(void, 0, plan.count.max())
+
+  def body(carry):
+    done, sums = carry
+    rank = done + jnp.arange(rows, dtype=jnp.int32)
+    rank = jnp.minimum(rank, count - 1)
+    at = plan.order[:, rank]
+    some = (done + jnp.arange(rows))[None] < plan.count[:, None]
+
+    def pick(leaf):
+      return leaf[each, at]
+
+    slot = jnp.where(some, pick(plan.slot), config.capacity)
+    logits, cache = config.extend(
+      params,
+      sums.cache,
+      pick(token),
+      jnp.where(some, pick(position), 0),
+      slot,
+      unpack(pick(plan.attends)) & some[:, :, None],
+    )
+    found = lemma.rows(
+      tables,
+      flat(logits),
+      jax.tree.map(lambda leaf: flat(pick(leaf)), log.inputs),
+      trust_model=config.trust_model,
+    )
+    found = jax.tree.map(
+      lambda leaf: leaf.reshape(batch, rows, *leaf.shape[1:]), found
+    )
+    own = jnp.where(some, width + at, NONE)
+    sums = _follow(
+      config,
+      tables,
+      chunk,
+      found,
+      own,
+      pick(log.entry),
+      pick(log.step) + 1,
+      wanted,
+      sums,
+    )
+    # Last tokens of nodes whose parents are here.
+    row_of = jnp.full((batch, count), NONE, jnp.int32)
+    row_of = row_of.at[each, jnp.where(some, at, count)].set(
+      jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), at.shape),
+      mode="drop",
+    )
+    up = jnp.take_along_axis(row_of, jnp.maximum(log.parent - width, 0), 1)
+    here = (log.parent >= width) & (up != NONE)
+    value = found.token[each, jnp.maximum(up, 0), jnp.maximum(log.token, 0)]
+    # Rows of the last entries stay.
+    stay = jnp.take_along_axis(chunk.row, pick(log.entry), 1) == own
+    keep = jnp.where(stay & some, pick(log.entry), width)
+    sums = sums._replace(
+      step=jnp.where(here, value, sums.step),
+      spelled=sums.spelled.at[each, jnp.where(some, own, width + count)].set(
+        found.total, mode="drop"
+      ),
+      rows=jax.tree.map(
+        lambda old, new: old.at[each, keep].set(new, mode="drop"),
+        sums.rows,
+        found,
+      ),
+      cache=cache,
+    )
+    return done + rows, sums
+
+  return repeat(
+    config.differentiable,
+    -(-count // rows),
+    lambda carry: carry[0] < most,
+    body,
+    (jnp.int32(0), sums),
+  )[1]
+
+
+def _ahead(tables, member):
+  """See `_Sums.ahead`."""
+  batch, width = member.evaluated.shape
+  trie_node = member.frontier.trie_node.ravel()
+  low = tables.low[trie_node] + tables.equal[trie_node]
+  high = jnp.where(trie_node == NONE, low, tables.high[trie_node])
+  row = jnp.arange(batch * width, dtype=jnp.int32)
+  found = lemma.mass(flat(member.rows), row, low, high).reshape(batch, width)
+  at_node = member.frontier.trie_node == ROOT
+  found = jnp.where(at_node, member.rows.total, found)
+  return jnp.where(member.evaluated, found, -jnp.inf)
+
+
+def _follow(config, tables, chunk, rows, own, entry, first, wanted, sums):
+  """What rows say of the text that follows their nodes.
+
+  Args:
+    rows: `[B, R, ...]`.
+    own: `int32[B, R]` number of each row, -1 for none.
+    entry: `int32[B, R]` the entry that it belongs to.
+    first: `int32[B, R]` the byte after its node.
+    wanted: whether anyone asks.
+    sums: what is added to.
+  """
+  batch, count = own.shape
+  each = jnp.arange(batch)[:, None]
+  steps = config.chunk_bytes
+  flat_rows = flat(rows)
+  row = jnp.arange(batch * count, dtype=jnp.int32)
+
+  def now(depth):
+    at = jnp.clip(first + depth, 0, steps - 1)
+    here = (chunk.rows[each, at, entry] == own) & (own != NONE)
+    here &= first + depth < steps
+    # A node that is born at this very byte is not followed yet.
+    return at, here & (chunk.parent[each, at, entry] == NONE)
+
+  def cond(carry):
+    depth, _, _ = carry
+    return wanted & (depth < steps) & now(depth)[1].any()
+
+  def body(carry):
+    depth, starts, beyond = carry
+    at, here = now(depth)
+    trie_node = chunk.trie_node[each, at, entry]
+    low, high = tables.low[trie_node], tables.high[trie_node]
+    put = jnp.where(here, at, steps)
+
+    def mass(low):
+      stop = jnp.where(here, high, low)
+      found = lemma.mass(flat_rows, row, low.ravel(), stop.ravel())
+      return found.reshape(batch, count)
+
+    starts = starts.at[each, put, entry].set(mass(low), mode="drop")
+    if beyond is not None:
+      longer = low + tables.equal[trie_node]
+      beyond = beyond.at[each, put, entry].set(mass(longer), mode="drop")
+    return depth + 1, starts, beyond
+
+  _, starts, beyond = repeat(
+    config.differentiable,
+    min(tables.longest, steps),
+    cond,
+    body,
+    (jnp.int32(0), sums.starts, sums.beyond),
+  )
+  return sums._replace(starts=starts, beyond=beyond)
+
+
+class _Weights(NamedTuple):
+  """What adding up the covers gives.
+
+  Attributes:
+    byte: `float32[B, C]` log-prob of each byte.
+    last: `float32[B, W]` log of each last entry's probability over that of
+      the text.
+  """
+
+  byte: Float[Array, "B C"]
+  last: Float[Array, "B W"]
+
+
+class _Sum(NamedTuple):
+  """While reading: `now`, log-prob of the text so far in two floats; `birth`,
+  what it was where each node ends, and `weight`, the node's weight then;
+  `alive`, what all next bytes get together.
+  """
+
+  now: Float[Array, "2"]
+  birth: Float[Array, "WN 2"]
+  weight: Float[Array, " WN"]
+  alive: Float[Array, ""]
+
+
+def _marginalize(config, member, chunk, sums, need) -> _Weights:
+  """Adds up the covers of every prefix."""
+  sums = sums._replace(rows=None, cache=None)
+
+  def one(logprob, evaluated, chunk, sums):
+    return _marginalize_one(config, logprob, evaluated, chunk, sums, need)
+
+  return jax.vmap(one)(member.logprob, member.evaluated, chunk, sums)
+
+
+def _marginalize_one(
+  config: EngineConfig,
+  logprob: Float[Array, " W"],
+  evaluated: Bool[Array, " W"],
+  chunk: Chunk,
+  sums: _Sums,
+  need: Int[Array, ""],
+) -> _Weights:
+  """`_marginalize` of one text."""
+  step, spelled = sums.step, sums.spelled
+  width, count = config.max_frontier, config.chunk_nodes
+  log = chunk.log
+  size = width + count
+  wanted = need == ALL
+
+  def now_of(state, row):
+    since = (state.now[0] - state.birth[row, 0]) + (
+      state.now[1] - state.birth[row, 1]
+    )
+    return jnp.where(row == NONE, -jnp.inf, state.weight[row] - since)
+
+  # Entries from before the chunk; of those in the log whose parent waits too,
+  # the last token is known now.
+  weight = jnp.full((size,), -jnp.inf)
+  weight = weight.at[:width].set(jnp.where(evaluated, logprob, -jnp.inf))
+
+  def seed(at, weight):
+    up = log.parent[at]
+    given = logprob[jnp.maximum(log.entry[at], 0)]
+    value = jnp.where(up == NONE, given, weight[up] + step[at])
+    some = (log.step[at] == NONE) & (at < log.count)
+    return weight.at[jnp.where(some, width + at, size)].set(value, mode="drop")
+
+  weight = jax.lax.fori_loop(0, width, seed, weight)
+
+  def read(state, inputs):
+    n, rows, parent, starts, beyond = inputs
+    valid = n < chunk.taken
+    born = parent != NONE
+    old = jnp.where(born | (starts == -jnp.inf), NONE, rows)
+    grown = logsumexp(now_of(state, old) + starts, 0)
+    byte = grown - state.alive
+    at = jnp.maximum(rows - width, 0)
+    above = now_of(state, jnp.where(born, parent, NONE)) + step[at]
+    # Where nobody asks for log-probs, any scale will do.
+    most = jnp.where(born, above, -jnp.inf).max()
+    most = jnp.where(jnp.isneginf(most), 0.0, jax.lax.stop_gradient(most))
+    grown = jnp.where(wanted, grown, most)
+    now = _add(state.now, grown)
+    put = jnp.where(valid & born, rows, size)
+    fresh = jnp.where(born, above - grown, -jnp.inf)
+    state = _Sum(
+      now=jnp.where(valid, now, state.now),
+      birth=state.birth.at[put].set(now, mode="drop"),
+      weight=state.weight.at[put].set(fresh, mode="drop"),
+      alive=state.alive,
+    )
+    if config.trust_model:
+      rest = jnp.where(born, spelled[jnp.maximum(rows, 0)], beyond)
+      alive = logsumexp(now_of(state, rows) + rest, 0)
+      state = state._replace(alive=jnp.where(valid, alive, state.alive))
+    return state, jnp.where(valid & wanted, byte, 0.0)
+
+  alive = jnp.float32(0)
+  if config.trust_model:
+    # The root is in the log, and has no bytes behind it.
+    first = weight[width] + spelled[width]
+    old = logsumexp(jnp.where(evaluated, logprob, -jnp.inf) + sums.ahead, 0)
+    alive = jnp.where(log.node[0] == 0, first, old)
+  state = _Sum(
+    now=jnp.zeros(2),
+    birth=jnp.zeros((size, 2)),
+    weight=weight,
+    alive=alive,
+  )
+  steps = jnp.arange(config.chunk_bytes, dtype=jnp.int32)
+  state, byte = jax.lax.scan(
+    read, state, (steps, chunk.rows, chunk.parent, sums.starts, sums.beyond)
+  )
+  last = now_of(state, chunk.row)
+  return _Weights(byte=byte, last=last)
+
+
+def _add(pair, value):
+  """Adds to a sum kept as two floats: the sum, and what rounding lost."""
+  high = pair[0] + value
+  back = high - pair[0]
+  lost = (pair[0] - (high - back)) + (value - back)
+  lost = jnp.where(jnp.isneginf(high), 0.0, lost)
+  return jnp.stack([high, pair[1] + lost])
