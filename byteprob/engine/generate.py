@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from byteprob import pooling
 from byteprob.engine import combine
@@ -72,10 +72,12 @@ class LoopConfig:
   Attributes:
     members: the models.
     pool: how members become one; None for one alone.
+    key_impl: kind of the random keys (`jax.random.key_impl`).
   """
 
   members: tuple[EngineConfig, ...]
   pool: Pool | None = None
+  key_impl: str = "threefry2x32"
 
 
 class State(NamedTuple):
@@ -92,7 +94,7 @@ class State(NamedTuple):
     length: `int32[B]` bytes drawn.
     limit: `int32[B]` bytes wanted.
     taken: `int32[B]` given bytes read.
-    key: `key[B]` of each text.
+    key: `uint32[B, ...]` data of each text's random key.
     dfa_state: `int32[B]` the constraint's state.
     status: `int32[B]` see above.
     calls: `int32[B]` model calls, of all models together.
@@ -108,7 +110,7 @@ class State(NamedTuple):
   length: Int[Array, " B"]
   limit: Int[Array, " B"]
   taken: Int[Array, " B"]
-  key: jax.Array
+  key: UInt32[Array, "B D"]
   dfa_state: Int[Array, " B"]
   status: Int[Array, " B"]
   calls: Int[Array, " B"]
@@ -213,7 +215,8 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
   able = requests.allowed(request, state.dfa_state)
   low = jnp.where(able, lower, -jnp.inf)
   high = jnp.where(able, upper, -jnp.inf)
-  keys = jax.vmap(jax.random.fold_in)(state.key, state.length)
+  keys = jax.random.wrap_key_data(state.key, impl=config.key_impl)
+  keys = jax.vmap(jax.random.fold_in)(keys, state.length)
   symbol, decided = requests.draw(request.warpers, keys, low, high)
   impossible = jnp.isneginf(high).all(1)
   exact = request.exact | (config.pool is not None and config.pool.follows)

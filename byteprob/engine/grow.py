@@ -1,57 +1,61 @@
-"""Host: more room for what has not fitted; rare, and compiles anew."""
+"""Device: more room for what has not fitted; rare, and compiles anew."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from byteprob.engine.config import WORD
+from byteprob.engine.config import WORD, EngineConfig
 from byteprob.engine.frontier import Frontier
-from byteprob.engine.generate import FRONTIER, SLOTS, LoopConfig, State
+from byteprob.engine.generate import FRONTIER, SLOTS
 from byteprob.engine.state import MemberState
 from byteprob.rules.common import NONE
 
 
-def grow(config: LoopConfig, state: State) -> tuple[LoopConfig, State]:
-  """Four times the cache's slots, or twice the frontier, as `State.needs` says.
+def grown(size: EngineConfig, needs: int) -> EngineConfig:
+  """Four times the cache's slots, or twice the frontier.
 
   Args:
-    config: what the state was made with.
-    state: texts of which some did not fit.
+    size: the sizes so far.
+    needs: what has to grow, a sum of `SLOTS` and `FRONTIER`.
   """
-  needs = int(state.needs)
-  sizes, members = [], []
-  for size, member in zip(config.members, state.members, strict=True):
-    if needs & SLOTS:
-      size, member = grow_slots(size, member)
-    if needs & FRONTIER:
-      size, member = grow_frontier(size, member)
-    sizes.append(size)
-    members.append(member)
-  return (
-    dataclasses.replace(config, members=tuple(sizes)),
-    state._replace(members=tuple(members), needs=jnp.int32(0)),
-  )
+  if needs & SLOTS:
+    size = dataclasses.replace(size, capacity=4 * size.capacity)
+  if needs & FRONTIER:
+    width = 2 * size.max_frontier
+    size = dataclasses.replace(
+      size,
+      max_frontier=width,
+      max_states=2 * size.max_states,
+      chunk_nodes=max(size.chunk_nodes, 2 * width),
+    )
+  return size
 
 
-def grow_slots(size, member: MemberState):
-  """A member with four times the slots."""
+def grow(size: EngineConfig, needs: int, member: MemberState) -> MemberState:
+  """A member's state with the sizes of `grown`; pure."""
+  if needs & SLOTS:
+    member = _grow_slots(size, member)
+  if needs & FRONTIER:
+    member = _grow_frontier(size, member)
+  return member
+
+
+def _grow_slots(size, member):
   more = 3 * size.capacity
 
   def pad(leaf, axis, count):
     return _pad(leaf, axis, count, 0)
 
-  member = member._replace(
+  return member._replace(
     attends=pad(member.attends, 2, more // WORD),
     slot_token=pad(member.slot_token, 1, more),
     slot_position=pad(member.slot_position, 1, more),
     cache=jax.tree.map(lambda leaf: pad(leaf, 1, more), member.cache),
   )
-  return dataclasses.replace(size, capacity=size.capacity + more), member
 
 
-def grow_frontier(size, member: MemberState):
-  """A member with twice the frontier entries, and states of each."""
+def _grow_frontier(size, member):
   width, states = size.max_frontier, size.max_states
   frontier: Frontier = member.frontier
 
@@ -69,7 +73,7 @@ def grow_frontier(size, member: MemberState):
     rule_state = type(rule_state)(
       *(_pad(leaf, 3, width, NONE) for leaf in rule_state)
     )
-  member = member._replace(
+  return member._replace(
     frontier=Frontier(
       **{
         name: wider(getattr(frontier, name))
@@ -87,13 +91,6 @@ def grow_frontier(size, member: MemberState):
     attends=wider(member.attends, 0),
     rows=jax.tree.map(lambda leaf: wider(leaf, -jnp.inf), member.rows),
   )
-  size = dataclasses.replace(
-    size,
-    max_frontier=2 * width,
-    max_states=2 * states,
-    chunk_nodes=max(size.chunk_nodes, 2 * width),
-  )
-  return size, member
 
 
 def _pad(leaf, axis, count, fill):

@@ -13,7 +13,7 @@ from byteprob.engine.config import WORD, EngineConfig
 from byteprob.engine.frontier import Frontier, init_frontier, live
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
-from byteprob.types import Cache, Model
+from byteprob.types import Cache, InitCache
 
 
 class MemberState(NamedTuple):
@@ -60,7 +60,7 @@ class MemberState(NamedTuple):
 
 def init(
   config: EngineConfig,
-  model: Model,
+  init_cache: InitCache,
   tables: Tables,
   start: Int[Array, " B"],
   root_id: Int[Array, " B"],
@@ -69,7 +69,7 @@ def init(
 
   Args:
     config: the sizes.
-    model: the model; its parameters are not needed.
+    init_cache: the model's.
     tables: the tokenizer.
     start: the automaton's state where each text starts (`Tables.start`).
     root_id: model id of the token before each text.
@@ -93,7 +93,7 @@ def init(
     empty_end=jnp.full((batch,), -jnp.inf),
     kept=jnp.zeros((batch,)),
     peak=zero,
-    cache=model.init_cache(batch, config.capacity),
+    cache=init_cache(batch, config.capacity),
   )
 
 

@@ -1,0 +1,619 @@
+"""Host: texts under way, read and drawn by the engine's programs.
+
+Their shapes depend on the models, the number of texts (a power of two) and
+the cache's capacity (a power of four); all else is data.
+"""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from byteprob.constraints import Constraint
+from byteprob.engine import grow as growth
+from byteprob.engine import read as reading
+from byteprob.engine.config import EngineConfig
+from byteprob.engine.evaluate import known_logprobs
+from byteprob.engine.generate import (
+  CONTEXT,
+  ENDED,
+  FRONTIER,
+  FULL,
+  RUNNING,
+  SLOTS,
+  Given,
+  LoopConfig,
+  State,
+  generate,
+)
+from byteprob.engine.prefill import prefill
+from byteprob.engine.request import DecodeRequest, LogitWarpers
+from byteprob.engine.state import MemberState, init
+from byteprob.errors import PromptError
+from byteprob.mesh import split
+from byteprob.numerics import logsumexp
+from byteprob.plan import Query
+from byteprob.pooling import Pool
+from byteprob.rules.common import NONE
+from byteprob.tokenization.tables import Tables
+from byteprob.types import Model
+
+OUTPUT = 512
+"""Bytes of a text between two looks of the host."""
+
+GIVEN = 32
+"""Bytes that the loop reads itself; more are read many at a model call."""
+
+STOPS = (16, 32)
+"""Stop strings, and bytes of each, that the programs are compiled for."""
+
+_FOREVER = np.int32(2**30)
+
+_CHUNKS = {
+  256: {"chunk_bytes": 64, "chunk_nodes": 96, "chunk_rows": 32},
+  1024: {"chunk_bytes": 256, "chunk_nodes": 384, "chunk_rows": 128},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reader:
+  """A model, and the texts as its tokenizer works on them.
+
+  Attributes:
+    model: the model.
+    tables: its tokenizer.
+    queries: one for each text.
+    empty_end: log-weight of an end that the query's nodes do not tell of, of
+      each.
+    spelled: whether the model can spell each; else it has no say in it.
+    trust_model: see `lemma.rows`.
+  """
+
+  model: Model
+  tables: Tables
+  queries: Sequence[Query]
+  empty_end: Sequence[float] = ()
+  spelled: Sequence[bool] = ()
+  trust_model: bool = False
+
+
+class Drawn(NamedTuple):
+  """What a text has become, on the host.
+
+  Attributes:
+    text: bytes drawn.
+    logprob: `float32[n]` of each, and of the end; see `State.logprob`.
+    status: see `generate`.
+    calls: model calls.
+    slots: most cache slots in use, of all members together.
+    error: share of the text's probability that was left out.
+  """
+
+  text: bytes
+  logprob: Float[np.ndarray, " n"]
+  status: int
+  calls: int
+  slots: int
+  error: float
+
+
+def capacity_of(tokens: int) -> int:
+  """The bucket of cache slots for so many tokens."""
+  size = 256
+  while size < tokens:
+    size *= 4
+  return size
+
+
+def batch_of(texts: int) -> int:
+  """The bucket of texts side by side."""
+  return 1 << (texts - 1).bit_length()
+
+
+class Batch:
+  """Texts side by side, of one model or of several together."""
+
+  def __init__(
+    self,
+    readers: Sequence[Reader],
+    *,
+    pool: Pool | None = None,
+    log_weights: Float[np.ndarray, "B K"] | None = None,
+    keys: jax.Array | None = None,
+    more: int = 0,
+    entries: bool = False,
+    pinned: bool = False,
+  ):
+    """Reads the texts of queries.
+
+    Args:
+      readers: the models.
+      pool: how members become one.
+      log_weights: of the members; not needed for one alone.
+      keys: `key[B]` of each text; not needed if nothing is drawn.
+      more: bytes that are likely to follow.
+      entries: show the models the last entries too: their next bytes are
+        wanted.
+      pinned: read byte by byte, as `push` does: bit for bit the same results
+        whatever the pieces.
+
+    Raises:
+      PromptError: a text is longer than a model's context.
+    """
+    self._tables = tuple(reader.tables for reader in readers)
+    self._params = tuple(reader.model.params for reader in readers)
+    self._caches = tuple(reader.model.init_cache for reader in readers)
+    self.texts = len(readers[0].queries)
+    self._pinned = pinned
+    self._shared = False
+    self.size = batch_of(self.texts)
+    for reader in readers:
+      check_length(reader)
+    members, sizes, waiting = [], [], []
+    for reader in readers:
+      size, member, rest = self._begin(reader, more, entries)
+      members.append(member)
+      sizes.append(size)
+      waiting.append(rest)
+    self.config = LoopConfig(members=tuple(sizes), pool=pool)
+    key_data = np.zeros((self.size, 2), np.uint32)
+    if keys is not None:
+      own = np.asarray(jax.random.key_data(keys))
+      key_data = np.zeros((self.size, own.shape[1]), np.uint32)
+      key_data[: self.texts] = own
+      impl = str(jax.random.key_impl(keys))
+      self.config = dataclasses.replace(self.config, key_impl=impl)
+    zero = np.zeros(self.size, np.int32)
+    weights = np.zeros((self.size, len(readers)), np.float32)
+    if log_weights is not None:
+      weights[: self.texts] = log_weights
+    self.state = self._split(
+      State(
+        members=tuple(members),
+        log_weights=weights,
+        output=np.zeros((self.size, OUTPUT), np.uint8),
+        logprob=np.zeros((self.size, OUTPUT), np.float32),
+        count=zero,
+        recent=np.zeros((self.size, STOPS[1]), np.uint8),
+        length=zero,
+        limit=zero,
+        taken=zero,
+        key=key_data,
+        dfa_state=zero,
+        status=np.full(self.size, RUNNING, np.int32),
+        calls=zero,
+        needs=np.int32(0),
+      )
+    )
+    self._output: list[list[bytes]] = [[] for _ in range(self.texts)]
+    self._logprob: list[list[np.ndarray]] = [[] for _ in range(self.texts)]
+    # What is short is read by the loop, one member's text at a time.
+    self._pending = waiting
+    self._settled = False
+
+  def _split(self, tree):
+    return split(self._params, tree, self.size)
+
+  def _begin(self, reader: Reader, more: int, entries: bool):
+    """A member's state, and the texts that the loop has yet to read."""
+    queries, tables, model = reader.queries, reader.tables, reader.model
+    longest = max(len(query.text) for query in queries)
+    prefix = max(len(query.prefix) for query in queries)
+    capacity = capacity_of(prefix + (longest + more) // 2 + 48)
+    sizes = _CHUNKS[min(capacity, 1024)]
+    size = EngineConfig.of(
+      model,
+      tables,
+      capacity=capacity,
+      trust_model=reader.trust_model,
+      **sizes,
+    )
+    short = self._pinned or (longest <= GIVEN and not entries)
+    distinct = {(q.prefix, b"" if short else q.text, q.start) for q in queries}
+    order = {item: k for k, item in enumerate(sorted(distinct))}
+    places = np.array(
+      [order[q.prefix, b"" if short else q.text, q.start] for q in queries],
+      np.int32,
+    )
+    given = list(order)
+    count = batch_of(len(given))
+    given += [((given[0][0][-1],), b"", given[0][2])] * (count - len(given))
+    start = np.array([start for _, _, start in given], np.int32)
+    root = np.array([ids[-1] for ids, _, _ in given], np.int32)
+    member = _init(size, model.init_cache, tables, start, root)
+    if prefix > 1:
+      ids = np.zeros((count, size.capacity), np.int32)
+      for row, (own, _, _) in zip(ids, given, strict=True):
+        row[: len(own) - 1] = own[:-1]
+      number = np.array([len(own) - 1 for own, _, _ in given], np.int32)
+      member = _prefill(size, model.params, member, ids, number)
+    if not short:
+      need = reading.ENTRIES if entries else reading.LEAD
+      size, member, _ = read_texts(
+        size, reader, member, [text for _, text, _ in given], need
+      )
+    if len(given) != self.size or (places != np.arange(len(places))).any():
+      rest = np.zeros(self.size - self.texts, np.int32)
+      member = _take(member, np.concatenate([places, rest]))
+    if len(reader.empty_end):
+      ends = np.full(self.size, -np.inf, np.float32)
+      ends[: self.texts] = reader.empty_end
+      member = member._replace(empty_end=ends)
+    if len(reader.spelled) and not all(reader.spelled):
+      able = np.ones(self.size, bool)
+      able[: self.texts] = reader.spelled
+      member = _silence(member, able)
+    texts = [query.text if short else b"" for query in queries]
+    return size, member, texts
+
+  def run(
+    self,
+    request: DecodeRequest,
+    given: Sequence[bytes] | None = None,
+    rounds: int | None = None,
+  ) -> int:
+    """Reads given bytes and draws, with as much room as that turns out to need.
+
+    Returns:
+      How many rounds are left.
+    """
+    self._read_pending(request)
+    return self._run(request, given, rounds)
+
+  def _read_pending(self, request):
+    """Reads the short texts that the queries began with, member by member."""
+    pending, self._pending = self._pending, []
+    if not any(any(texts) for texts in pending):
+      return
+    if len({tuple(texts) for texts in pending}) == 1:
+      self._run_given(request, pending[0])
+      return
+    # Members whose tokenizers work on other bytes read theirs apart.
+    for k, texts in enumerate(pending):
+      alone = self._alone(k)
+      alone._run_given(request, texts)
+      self._put(k, alone)
+
+  def _alone(self, k: int) -> "Batch":
+    one = copy.copy(self)
+    one._tables, one._params = (self._tables[k],), (self._params[k],)
+    one.config = dataclasses.replace(
+      self.config, members=(self.config.members[k],), pool=None
+    )
+    one.state = self.state._replace(
+      members=(self.state.members[k],),
+      log_weights=np.zeros((self.size, 1), np.float32),
+    )
+    return one
+
+  def _put(self, k: int, one: "Batch"):
+    members, sizes = list(self.state.members), list(self.config.members)
+    members[k], sizes[k] = one.state.members[0], one.config.members[0]
+    self.state = self.state._replace(
+      members=tuple(members), calls=one.state.calls
+    )
+    self.config = dataclasses.replace(self.config, members=tuple(sizes))
+
+  def _run_given(self, request, texts):
+    """Reads bytes alone: draws nothing."""
+    limit, status = self.state.limit, self.state.status
+    halt = np.zeros(self.size, np.int32)
+    self.state = self.state._replace(limit=halt)
+    longest = max(map(len, texts))
+    for first in range(0, longest, GIVEN):
+      self._run(request, [text[first : first + GIVEN] for text in texts])
+    self._check_context()
+    self.state = self.state._replace(limit=limit)
+    del status
+
+  def _check_context(self):
+    if (np.asarray(self.state.status)[: self.texts] == CONTEXT).any():
+      raise too_long(self.config.members)
+
+  def _run(self, request, given=None, rounds=None) -> int:
+    self._own()
+    byte = np.zeros((self.size, GIVEN), np.uint8)
+    length = np.zeros(self.size, np.int32)
+    for k, text in enumerate(given or ()):
+      byte[k, : len(text)] = np.frombuffer(text, np.uint8)
+      length[k] = len(text)
+    left = _FOREVER if rounds is None else np.int32(rounds)
+    self.state = self.state._replace(taken=np.zeros(self.size, np.int32))
+    while True:
+      self.state, left = _generate(
+        self.config,
+        self._tables,
+        self._params,
+        request,
+        Given(byte, length),
+        self.state,
+        left,
+      )
+      names = ("output", "logprob", "count", "status", "length", "limit")
+      found = jax.device_get(
+        {name: getattr(self.state, name) for name in names}
+        | {"needs": self.state.needs, "left": left}
+      )
+      self._drain(found)
+      if found["needs"]:
+        self.config, self.state = _grow(self.config, self.state)
+        continue
+      running = (found["status"] == RUNNING) & (
+        found["length"] < found["limit"]
+      )
+      if not (running.any() and found["left"] > 0):
+        return int(found["left"])
+
+  def _drain(self, found):
+    """Takes what was drawn."""
+    for k in range(self.texts):
+      count = int(found["count"][k])
+      self._output[k].append(found["output"][k, :count].tobytes())
+      more = int(found["status"][k] == ENDED and not self._ended(k))
+      self._logprob[k].append(found["logprob"][k, : count + more])
+    self._over = found["status"] == ENDED
+    self.state = self.state._replace(count=np.zeros(self.size, np.int32))
+
+  def _ended(self, k):
+    over = getattr(self, "_over", None)
+    return over is not None and bool(over[k])
+
+  def limit(self, bytes_: int) -> None:
+    """How many bytes are drawn of each text, from now on."""
+    wanted = np.zeros(self.size, np.int32)
+    wanted[: self.texts] = bytes_
+    status = np.array(self.state.status)
+    status[status == FULL] = RUNNING
+    length = np.asarray(self.state.length)
+    self.state = self.state._replace(
+      limit=np.where(wanted > 0, length + wanted, length).astype(np.int32),
+      status=status,
+    )
+
+  def logprobs(self) -> Float[np.ndarray, "B 257"]:
+    """Next-byte log-probs of all texts; normalized, exact."""
+    self.run(settle())
+    self._check_context()
+    found = _next(
+      self.config, self._tables, self.state.members, self.state.log_weights
+    )
+    return np.asarray(found)[: self.texts]
+
+  def fork(self) -> "Batch":
+    """The same texts once more; what they share is copied when one goes on."""
+    other = copy.copy(self)
+    other._output = [list(parts) for parts in self._output]
+    other._logprob = [list(parts) for parts in self._logprob]
+    self._shared = other._shared = True
+    return other
+
+  def _own(self):
+    """Copies the state where another one has it, too: it will be donated."""
+    if self._shared:
+      self.state = _copy(self.state)
+      self._shared = False
+
+  def drawn(self) -> list[Drawn]:
+    """The texts so far."""
+    state = jax.device_get(
+      {
+        "status": self.state.status,
+        "calls": self.state.calls,
+        "members": [(m.peak, m.kept) for m in self.state.members],
+      }
+    )
+    peak = sum(peak for peak, _ in state["members"])
+    kept = np.min([kept for _, kept in state["members"]], axis=0)
+    return [
+      Drawn(
+        text=b"".join(self._output[k]),
+        logprob=np.concatenate([np.zeros(0, np.float32), *self._logprob[k]]),
+        status=int(state["status"][k]),
+        calls=int(state["calls"][k]),
+        slots=int(peak[k]),
+        error=max(0.0, -float(np.expm1(kept[k]))),
+      )
+      for k in range(self.texts)
+    ]
+
+
+def check_length(reader: Reader) -> None:
+  """Refuses texts that no tokens make short enough, before anything runs.
+
+  Raises:
+    PromptError: there is one.
+  """
+  for query in reader.queries:
+    least = len(query.prefix) + -(-len(query.text) // reader.tables.longest)
+    if least > reader.model.context_length:
+      raise PromptError(
+        f"The text needs at least {least} tokens ({len(query.text)} bytes"
+        f" after {len(query.prefix)} tokens) and the model's context has"
+        f" {reader.model.context_length}; shorten it, or score it with"
+        " window=."
+      )
+
+
+def too_long(sizes: Sequence[EngineConfig]) -> PromptError:
+  """The error of a text that does not fit."""
+  context = min(size.context_length for size in sizes)
+  return PromptError(
+    f"The text needs more tokens than the model's context has ({context});"
+    " shorten it, or score it with window=."
+  )
+
+
+def read_texts(
+  size: EngineConfig,
+  reader: Reader,
+  member: MemberState,
+  texts: Sequence[bytes],
+  need: int,
+) -> tuple[EngineConfig, MemberState, list[Float[np.ndarray, " n"]]]:
+  """Reads texts many bytes at a model call.
+
+  Args:
+    size: what the state was made with.
+    reader: the model and its tokenizer; the queries do not matter.
+    member: the state; donated.
+    texts: one for each text of the state.
+    need: see `read`.
+
+  Returns:
+    The config and the state after them, and each byte's log-prob.
+
+  Raises:
+    PromptError: a text is longer than the model's context.
+  """
+  batch = len(texts)
+  done = np.zeros(batch, int)
+  found: list[list[np.ndarray]] = [[] for _ in texts]
+  total = np.array([len(text) for text in texts])
+  first = True
+  while first or (done < total).any():
+    first = False
+    width = 2 * size.capacity
+    byte = np.zeros((batch, width), np.uint8)
+    length = np.minimum(total - done, width).astype(np.int32)
+    for row, text, at, count in zip(byte, texts, done, length, strict=True):
+      row[:count] = np.frombuffer(text[at : at + count], np.uint8)
+    member, told = _read(
+      size,
+      reader.tables,
+      reader.model.params,
+      member,
+      byte,
+      length,
+      np.int32(need),
+    )
+    told = jax.device_get(told)
+    for k, (row, count) in enumerate(
+      zip(told.logprob, told.taken, strict=True)
+    ):
+      found[k].append(row[:count])
+    done += told.taken
+    if told.late.any():
+      raise too_long([size])
+    if told.slots.any():
+      size, member = _grow_member(size, member, SLOTS)
+    elif told.overflow.any():
+      size, member = _grow_member(size, member, FRONTIER)
+  return (
+    size,
+    member,
+    [np.concatenate([np.zeros(0, np.float32), *parts]) for parts in found],
+  )
+
+
+@functools.cache
+def free_constraint() -> Constraint:
+  """The constraint that allows everything."""
+  return Constraint.free()
+
+
+def request_of(
+  warpers: LogitWarpers,
+  *,
+  stop: Sequence[bytes] = (),
+  constraint: Constraint | None = None,
+  eps: float = 0.0,
+  exact: bool = False,
+  settled: bool = False,
+) -> DecodeRequest:
+  """A request, its tables padded to what the programs are compiled for."""
+  count, longest = STOPS
+  count = max(count, batch_of(max(len(stop), 1)))
+  table = np.zeros((count, longest), np.uint8)
+  length = np.zeros(count, np.int32)
+  for k, text in enumerate(stop):
+    table[k, longest - len(text) :] = np.frombuffer(text, np.uint8)
+    length[k] = len(text)
+  return DecodeRequest(
+    warpers=warpers,
+    stops=table,
+    stop_length=length,
+    constraint=constraint or free_constraint(),
+    eps=np.float32(eps),
+    exact=np.bool_(exact),
+    settle=np.bool_(settled),
+  )
+
+
+@functools.cache
+def settle() -> DecodeRequest:
+  """The request that draws nothing, and evaluates all entries."""
+  warpers = LogitWarpers(
+    np.float32(1), np.int32(257), np.float32(1), np.float32(0), np.bool_(False)
+  )
+  return request_of(warpers, settled=True)
+
+
+_init = jax.jit(init, static_argnums=(0, 1))
+_prefill = jax.jit(prefill, static_argnums=0, donate_argnums=2)
+_read = jax.jit(reading.read, static_argnums=0, donate_argnums=3)
+_generate = jax.jit(generate, static_argnums=0, donate_argnums=5)
+
+
+@jax.jit
+def _take(member, places):
+  return jax.tree.map(lambda leaf: leaf[places], member)
+
+
+@jax.jit
+def _silence(member, able):
+  """A member that has no say in the texts that it cannot spell."""
+  frontier = member.frontier
+  node = jnp.where(able[:, None], frontier.node, NONE)
+  place = jnp.where(able[:, None], frontier.trie_node, NONE)
+  return member._replace(frontier=frontier._replace(node=node, trie_node=place))
+
+
+@jax.jit
+def _copy(state):
+  return jax.tree.map(jnp.copy, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _next(config: LoopConfig, tables, members, log_weights):
+  """See `Batch.logprobs`."""
+  from byteprob.engine import combine
+
+  everyone = jnp.ones(log_weights.shape[0], bool)
+  known = [
+    known_logprobs(table, member, everyone)
+    for table, member in zip(tables, members, strict=True)
+  ]
+  return combine.exact(config.pool, log_weights, known)
+
+
+def _grow(config: LoopConfig, state: State) -> tuple[LoopConfig, State]:
+  needs = int(state.needs)
+  found = [
+    _grow_member(size, member, needs)
+    for size, member in zip(config.members, state.members, strict=True)
+  ]
+  return (
+    dataclasses.replace(config, members=tuple(size for size, _ in found)),
+    state._replace(
+      members=tuple(member for _, member in found), needs=np.int32(0)
+    ),
+  )
+
+
+def _grow_member(size, member, needs: int):
+  after = growth.grown(size, needs)
+  return after, _grown(size, needs, member)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _grown(size, needs, member):
+  return growth.grow(size, needs, member)
+
+
+del logsumexp, Any
