@@ -1,22 +1,22 @@
 """Host: what every language model over bytes can do."""
 
 import abc
-import dataclasses
+import functools
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import constraints, sampling
+from byteprob import arguments, sampling
 from byteprob.constraints import Constraint
-from byteprob.pooling import Pool
+from byteprob.engine.batch import Batch, Drawn
+from byteprob.engine.generate import ENDED
 from byteprob.prompt import Context
-
-Draft = Literal["rows", "look_up"] | Any
-"""A source of drafts by its name, or a `ByteModel`."""
+from byteprob.session import Session, Sessions, joined
+from byteprob.types import EOS
 
 
 class ByteModel(abc.ABC):
@@ -24,9 +24,6 @@ class ByteModel(abc.ABC):
 
   The alphabet is the 256 bytes and, at index 256, the end of the text.
   """
-
-  # How what several models say becomes one.
-  _pool: Pool | None = None
 
   def next_byte_logprobs(
     self, context: Context = b""
@@ -113,8 +110,7 @@ class ByteModel(abc.ABC):
     key: jax.Array,
     max_bytes: int,
     *,
-    constraint: str | Constraint | None = None,
-    draft: Draft = "rows",
+    constraint: str | re.Pattern[str] | Constraint | None = None,
     **settings: Any,
   ) -> list[sampling.Sample]:
     """Draws a text after each context, byte by byte, exactly.
@@ -127,10 +123,6 @@ class ByteModel(abc.ABC):
       constraint: a regular expression that the texts must match, or what
         `constraints.compile_regex` made of one: what it forbids is never
         drawn. The contexts do not count.
-      draft: where bytes are guessed that a model call then confirms: "rows",
-        what is known already; "look_up", also what followed the last bytes
-        before; or a smaller model over bytes, with any tokenizer. The texts
-        are the same, the number of model calls is not.
       **settings: temperature, top_p and others; see `sampling.Settings`.
 
     Raises:
@@ -139,11 +131,12 @@ class ByteModel(abc.ABC):
       ConstraintError: the regular expression is not one, or matches nothing.
       ValueError: a setting makes no sense.
     """
+    contexts = arguments.texts(contexts)
     if not contexts:
-      sampling.Settings(max_bytes=max_bytes, **settings)
+      sampling.settings_of(max_bytes, settings)
       return []
     sampler = self.sampler(
-      contexts, key, max_bytes, constraint=constraint, draft=draft, **settings
+      contexts, key, max_bytes, constraint=constraint, **settings
     )
     sampler.step()
     return sampler.samples()
@@ -163,90 +156,79 @@ class ByteModel(abc.ABC):
     key: jax.Array,
     max_bytes: int,
     *,
-    constraint: str | Constraint | None = None,
-    draft: Draft = "rows",
+    constraint: str | re.Pattern[str] | Constraint | None = None,
     **settings: Any,
   ) -> sampling.Sampler:
     """What `sample` does, to be done step by step.
 
     Its `step` goes on with all texts, its `samples` are the texts so far.
     """
-    # A guess that goes past the next token's end needs room.
-    wide = {} if draft == "rows" else {"ahead": 24, "rows": 16}
-    wanted = sampling.Settings(max_bytes=max_bytes, **(wide | settings))
-    if isinstance(constraint, str):
-      constraint = constraints.compile_regex(constraint)
+    contexts = arguments.texts(contexts)
+    wanted = sampling.settings_of(max_bytes, settings)
+    allowed = arguments.constraint(constraint)
+    keys = arguments.keys(key, len(contexts))
+    batch = self._batch(contexts, keys=keys, more=wanted.max_bytes)
     return sampling.Sampler(
-      self._readers(contexts, key),
+      batch,
       wanted,
-      pool=self._pool,
-      share=self._shares(contexts),
-      constraint=constraint,
-      drafts=_drafts(draft, contexts, key, wanted),
+      constraint=allowed,
+      score=functools.partial(self._score_drawn, contexts),
     )
+
+  def session(self, context: Context = b"", *, pinned: bool = False) -> Session:
+    """A text to go on with, a few bytes at a time.
+
+    Args:
+      context: what it begins with; see `next_byte_logprobs`.
+      pinned: one numerical path: the text is read byte by byte, so that its
+        log-probs are the same bits whatever pieces it comes in. Reading is
+        slower; entropy coders need it.
+
+    Raises:
+      PromptError: the context cannot be expressed in the model's tokens, or
+        is longer than the model's context.
+    """
+    return Session(self.sessions([context], pinned=pinned))
+
+  def sessions(
+    self, contexts: Sequence[Context], *, pinned: bool = False
+  ) -> Sessions:
+    """`session` for many texts, side by side."""
+    return Sessions(self, arguments.texts(contexts), pinned=pinned)
 
   @abc.abstractmethod
-  def _readers(
-    self, contexts: Sequence[Context], key: jax.Array
-  ) -> list[sampling.Reader]:
-    """What reads contexts for the sampler: itself, or its members."""
+  def _batch(
+    self,
+    contexts: Sequence[Context],
+    *,
+    keys: jax.Array | None = None,
+    more: int = 0,
+    entries: bool = False,
+    pinned: bool = False,
+  ) -> Batch:
+    """Texts under way; see `engine.Batch`."""
 
-  def _shares(
-    self, contexts: Sequence[Context]
-  ) -> Float[np.ndarray, "B K"] | None:
-    """Logs of the members' shares after contexts."""
-    del contexts
-    return None
+  @abc.abstractmethod
+  def _continues(self, texts: Sequence[bytes], more: Sequence[bytes]) -> bool:
+    """Whether the tokenizer leaves texts as they are when bytes follow.
 
+    Raises:
+      PromptError: the bytes cannot follow.
+    """
 
-def _drafts(draft, contexts, key, settings) -> sampling.Drafts | None:
-  """The source that a user names."""
-  if draft == "rows":
-    return None
-  if draft == "look_up":
-    return sampling.Drafts(sampling.LookUp(), None, None)
-  if not isinstance(draft, ByteModel):
-    raise ValueError(
-      f"draft must be 'rows', 'look_up' or a ByteLM, not {draft!r}"
-    )
-  # It runs ahead of the text, and leaves out what hardly matters.
-  ahead = dataclasses.replace(
-    settings,
-    max_bytes=settings.max_bytes + 2 * settings.ahead,
-    eps=sampling.TRIFLE,
-    ahead=12,
-    rows=8,
-  )
-  small = draft.sampler(
-    contexts, key, **{f.name: getattr(ahead, f.name) for f in _FIELDS}
-  )
-  source = sampling.Smaller(small.setup)
-  return sampling.Drafts(source, (small.tables, small.params), small.state)
-
-
-_FIELDS = dataclasses.fields(sampling.Settings)
-
-
-def keys_of(key: jax.Array, count: int) -> jax.Array:
-  """The random key of each of some texts, `key[count]`.
-
-  Args:
-    key: one key, of which text `k` has `fold_in(key, k)`; or one for each.
-    count: number of texts.
-
-  Raises:
-    ValueError: it is no key of `jax.random.key`, or there are too few or too
-      many.
-  """
-  if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-    raise ValueError("take the key from jax.random.key, not PRNGKey")
-  if not key.ndim:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
-  if key.shape != (count,):
-    raise ValueError(
-      f"give one key, or one for each text: {count}, not {key.shape}"
-    )
-  return key
+  def _score_drawn(
+    self, contexts: Sequence[Context], drawn: Sequence[Drawn]
+  ) -> list[Float[np.ndarray, " n"]]:
+    """Log-probs of bytes that were drawn after contexts, and of ends."""
+    found = self.byte_logprobs_batch([one.text for one in drawn], contexts)
+    over = [k for k, one in enumerate(drawn) if one.status == ENDED]
+    if over:
+      ends = self.next_byte_logprobs_batch(
+        [joined(contexts[k], drawn[k].text) for k in over]
+      )
+      for k, row in zip(over, ends, strict=True):
+        found[k] = np.append(found[k], row[EOS])
+    return found
 
 
 def _stream(sampler: sampling.Sampler) -> Iterator[bytes]:

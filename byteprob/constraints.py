@@ -14,6 +14,7 @@ import sys
 import warnings
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -33,6 +34,9 @@ IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
 MAX_STATES = 2**15 - 1
 """States of an automaton at most; each takes 1 KB on the device."""
 
+_SIZES = (64, 512, 4096, 2**15)
+"""States of automata on the device: what a program is compiled for."""
+
 MAX_SECONDS = 10.0
 """How long the making of an automaton may take."""
 
@@ -40,7 +44,7 @@ MAX_SECONDS = 10.0
 class Constraint(NamedTuple):
   """A deterministic automaton over bytes, from state 0.
 
-  Its size is a power of two, 64 or more, so that constraints of like sizes
+  Its size is one of a few, 64 or more, so that constraints of like sizes
   share what is compiled. From every state that a text leads to some text
   leads on to an end. The last state is never one of those: it allows
   nothing, and -1 means it.
@@ -78,6 +82,14 @@ def complete(constraint: Constraint, state: Int[Array, ""]) -> Bool[Array, ""]:
   """Whether the text may end here and can do nothing else."""
   going = (constraint.next[state] >= 0).any()
   return constraint.final[state] & ~going
+
+
+def is_complete(constraint: Constraint) -> bool:
+  """On the host: whether only the empty text matches."""
+  return (
+    bool(constraint.final[0])
+    and not (np.asarray(constraint.next[0]) >= 0).any()
+  )
 
 
 def compile_regex(pattern: str) -> Constraint:
@@ -239,10 +251,10 @@ def _alive(table, final):
 
 def _pad(table, final) -> Constraint:
   """A constraint of a size that others have too; its last state is dead."""
-  more = (1 << max(len(table), 63).bit_length()) - len(table)
+  more = next(size for size in _SIZES if size > len(table)) - len(table)
   return Constraint(
-    next=jnp.asarray(
-      np.pad(table, ((0, more), (0, 0)), constant_values=-1), jnp.int32
+    next=jax.device_put(
+      np.pad(table, ((0, more), (0, 0)), constant_values=-1).astype(np.int32)
     ),
-    final=jnp.asarray(np.pad(final, (0, more))),
+    final=jax.device_put(np.pad(final, (0, more))),
   )

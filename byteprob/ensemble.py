@@ -8,7 +8,6 @@ becomes of a byte that a member cannot spell.
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,8 +15,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import pooling, prompt, sampling
+from byteprob import arguments, pooling, prompt
 from byteprob.bytemodel import ByteModel
+from byteprob.engine import batch as engine
 from byteprob.errors import PromptError
 from byteprob.lm import ByteLM
 from byteprob.plan import bucket
@@ -111,18 +111,18 @@ class Ensemble(ByteModel):
         "proxy tuning takes three members (base, expert, anti-expert), not"
         f" {count}"
       )
-    weights = _positive("weights", weights, count)
-    if strategy != "proxy":
-      weights /= weights.sum()
+    # In log space, where no weight is too large or too small.
+    self._prior = arguments.log_positive(
+      "weights", weights, count, normalized=strategy != "proxy"
+    )
     self.members = tuple(members)
     self.strategy = strategy
-    self.weights = weights
-    self._prior = np.log(weights)
+    self.weights = np.exp(self._prior)
     self._pool = Pool(
       rule=RULES[strategy],
       follows=strategy == "bayes",
       temperatures=tuple(
-        _positive("temperatures", temperatures, count).tolist()
+        arguments.positive("temperatures", temperatures, count).tolist()
       ),
     )
 
@@ -278,9 +278,7 @@ class Ensemble(ByteModel):
     except PromptError as error:
       raise PromptError(f"Member {number}: {error}") from error
 
-  def _readers(
-    self, contexts: Sequence[Text], key: jax.Array
-  ) -> list[sampling.Reader]:
+  def _batch(self, contexts: Sequence[Text], **rest: Any) -> engine.Batch:
     texts = [_bytes(context) for context in contexts]
     spelled = np.array(
       [
@@ -292,7 +290,7 @@ class Ensemble(ByteModel):
     for text, some in zip(texts, spelled.any(0), strict=True):
       if not some:
         self._refuse(text)
-    found = []
+    readers = []
     for number, (member, own) in enumerate(
       zip(self.members, spelled.tolist(), strict=True)
     ):
@@ -300,15 +298,30 @@ class Ensemble(ByteModel):
         text if able else b"" for text, able in zip(texts, own, strict=True)
       ]
       with self._named(number):
-        reader = member.reader(read, key)
-      prompts = [
-        dataclasses.replace(one, spelled=able)
-        for one, able in zip(reader.prompts, own, strict=True)
-      ]
-      found.append(dataclasses.replace(reader, prompts=prompts))
-    return found
+        reader = member.reader(read)
+      readers.append(dataclasses.replace(reader, spelled=tuple(own)))
+    return engine.Batch(
+      readers,
+      pool=self._pool,
+      log_weights=self._log_weights(contexts),
+      **rest,
+    )
 
-  def _shares(self, contexts: Sequence[Text]) -> Float[np.ndarray, "B K"]:
+  def _continues(self, texts: Sequence[bytes], more: Sequence[bytes]) -> bool:
+    for number, member in enumerate(self.members):
+      info = member.tables.info
+      if any(
+        prompt.spellable(info, text + new) < len(text) + len(new)
+        for text, new in zip(texts, more, strict=True)
+      ):
+        return False
+      with self._named(number):
+        if not member._continues(texts, more):
+          return False
+    return True
+
+  def _log_weights(self, contexts: Sequence[Text]) -> Float[np.ndarray, "B K"]:
+    """Logs of the members' weights after contexts."""
     if not self._pool.follows:
       return np.tile(self._prior, (len(contexts), 1))
     told = self.ask([b""] * len(contexts), contexts)
@@ -320,24 +333,6 @@ def _join(pool: Pool, rows, share, byte):
   """Pooled rows `[m, 257]` along a text; the rows are at their temperatures."""
   share = pooling.shares(pool, share[None], rows[None, :-1], byte[None])[0]
   return pooling.pooled(pool, rows, share)
-
-
-def _positive(
-  name: str, values: Sequence[float] | None, count: int
-) -> Float[np.ndarray, " K"]:
-  """Positive numbers, one for each member; 1 if they are not given."""
-  found = np.ones(count) if values is None else np.array([*values], np.float64)
-  if len(found) != count:
-    raise ValueError(
-      f"{name} must be one for each of the {count} members, not {len(found)}"
-    )
-  for value in found.tolist():
-    if not (math.isfinite(value) and value > 0):
-      raise ValueError(
-        f"{name} must be above 0, not {value}; leave out a member that should"
-        " not count"
-      )
-  return found
 
 
 def _bytes(text: Any) -> bytes:

@@ -38,8 +38,8 @@ largest sums, and 64 on either side of the others.
 _FEW = 8
 """Rows that are treated at a time on a CPU."""
 
-_LANES = 256
-"""Children that are treated at a time."""
+_LANES, _MANY = 256, 2048
+"""Children that are treated at a time, of a few texts and of many places."""
 
 
 Masked = Callable[[Tables, Standing], tuple[jax.Array, jax.Array]]
@@ -292,12 +292,13 @@ def next_bytes(
     `b`; index 256 that the text ends, if nothing has been read since the
     node. -inf all through where `row` is -1.
   """
+  lanes = _LANES if len(row) <= 1024 else _MANY
   length = jnp.where(row == NONE, 0, tables.children[place])
   stop = jnp.cumsum(length)
 
   def add(carry):
     first, found = carry
-    item = first + jnp.arange(_LANES, dtype=jnp.int32)
+    item = first + jnp.arange(lanes, dtype=jnp.int32)
     at = owner_of(stop, item)
     node = tables.first_child[place[at]] + item - (stop[at] - length[at])
     some = item < stop[-1]
@@ -305,7 +306,7 @@ def next_bytes(
     value = mass(rows, row[at], low, jnp.where(some, high, low))
     at = jnp.where(some, at, len(row))
     byte = tables.node_byte[node]
-    return first + _LANES, found.at[at, byte].set(value, mode="drop")
+    return first + lanes, found.at[at, byte].set(value, mode="drop")
 
   found = jnp.full((len(row), 257), -jnp.inf)
   start = (jnp.int32(0), found)

@@ -12,8 +12,19 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from byteprob import distributions, hub, models, prompt, sampling, scoring
-from byteprob.bytemodel import ByteModel, keys_of
+from byteprob import (
+  arguments,
+  compilation,
+  distributions,
+  hub,
+  models,
+  prompt,
+  sampling,
+  scoring,
+)
+from byteprob.bytemodel import ByteModel
+from byteprob.engine import batch as engine
+from byteprob.engine.score import Scored, score
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.infill import Family, Format, Method, Order, format_of
 from byteprob.mesh import beside
@@ -55,8 +66,6 @@ def load(
     UnsupportedTokenizerError: its tokenizer cannot be compiled exactly.
     MeshError: the mesh cannot split it.
   """
-  from byteprob import compilation
-
   compilation.enable_cache()
   path = hub.resolve(name_or_path)
   tables = load_tables(path, utf8)
@@ -105,22 +114,38 @@ class ByteLM(ByteModel):
     self, contexts: Sequence[Context]
   ) -> list[Float[np.ndarray, "257"]]:
     """`next_byte_logprobs` of many contexts, side by side."""
+    contexts = arguments.texts(contexts)
     cuts = [self._cut(context)[-1] for context in contexts]
-    return self._next(cuts, self._score([cut.query for cut in cuts]))
+    scores = self._read([cut.query for cut in cuts], [0] * len(cuts))
+    return self._next(cuts, scores)
 
   def _next(self, cuts, scores) -> list[Float[np.ndarray, "257"]]:
     """What follows texts that have been scored."""
     # An empty text has no prefix space: its end is seen at the root.
     bare = [k for k, cut in enumerate(cuts) if cut.prefixed and cut.empty]
-    roots = self._score(
-      [dataclasses.replace(cuts[k].query, text=b"") for k in bare]
-    )
-    found = [score.next for score in scores]
-    for k, root in zip(bare, roots, strict=True):
-      after = scores[k].byte[0] + scores[k].next
-      found[k] = after.astype(np.float32)
-      found[k][EOS] = np.logaddexp(after[EOS], root.next[EOS])
+    found = [one.next for one in scores]
+    if bare:
+      ends = self._empty_ends([cuts[k] for k in bare])
+      for k, end in zip(bare, ends, strict=True):
+        row = found[k].astype(np.float64)
+        row[EOS] = np.logaddexp(row[EOS], end)
+        found[k] = (row - np.logaddexp.reduce(row)).astype(np.float32)
     return found
+
+  def _empty_ends(self, cuts) -> list[float]:
+    """Log-weights of the ends of empty texts, where a space was put before.
+
+    They are relative to the space, as what follows it is.
+    """
+    distinct_, places = distinct([cut.query for cut in cuts])
+    roots = [dataclasses.replace(one, text=b"") for one in distinct_]
+    ends = self._read(roots, [0] * len(roots))
+    spaces = self._read(distinct_, [len(one.text) for one in distinct_])
+    found = [
+      float(end.next[EOS] - space.byte.sum())
+      for end, space in zip(ends, spaces, strict=True)
+    ]
+    return [found[k] for k in places]
 
   def byte_logprobs_batch(
     self,
@@ -128,15 +153,16 @@ class ByteLM(ByteModel):
     contexts: Sequence[Context] | None = None,
   ) -> list[Float[np.ndarray, " n"]]:
     """`byte_logprobs` of many texts, side by side."""
-    contexts = [b""] * len(texts) if contexts is None else contexts
+    texts, contexts = arguments.pairs(texts, contexts)
     cuts = [
       self._cut(context, text)
       for context, text in zip(contexts, texts, strict=True)
     ]
     asked = [cut for one in cuts for cut in one if cut.counted]
-    scores = self._score([cut.query for cut in asked])
+    counted = [cut.counted + cut.bare for cut in asked]
+    scores = self._read([cut.query for cut in asked], counted)
     values = iter(
-      _own_bytes(cut, score) for cut, score in zip(asked, scores, strict=True)
+      _own_bytes(cut, one) for cut, one in zip(asked, scores, strict=True)
     )
     return [
       np.concatenate(
@@ -151,18 +177,20 @@ class ByteLM(ByteModel):
     contexts: Sequence[Context] | None = None,
   ) -> list[Float[np.ndarray, "m 257"]]:
     """`next_byte_logprobs_along` of many texts, side by side."""
-    return [rows for rows, _ in self.along_batch(texts, contexts)]
+    return [rows for rows, _ in self.along_batch(texts, contexts, total=False)]
 
   def along_batch(
     self,
     texts: Sequence[Context],
     contexts: Sequence[Context] | None = None,
+    *,
+    total: bool = True,
   ) -> list[tuple[Float[np.ndarray, "m 257"], float]]:
     """`next_byte_logprobs_along`, and the log-prob of each context's bytes.
 
-    That is of those after its last token id.
+    That is of those after its last token id; 0 without `total`.
     """
-    contexts = [b""] * len(texts) if contexts is None else contexts
+    texts, contexts = arguments.pairs(texts, contexts)
     cuts = []
     for context, text in zip(contexts, texts, strict=True):
       *before, cut = self._cut(context, text)
@@ -172,22 +200,24 @@ class ByteLM(ByteModel):
           " ids to the context."
         )
       cuts.append(cut)
-    # Before an empty text the root is asked, too: see `_after_space`.
-    first = [
-      0 if cut.bare else len(cut.query.text) - cut.counted for cut in cuts
-    ]
-    found = distributions.exact(
-      self.model,
-      self.tables,
+    scores = self._read(
       [cut.query for cut in cuts],
-      first,
-      trust_model=self.validity == "trust_model",
+      [cut.counted for cut in cuts],
+      along=True,
+      before=total,
     )
+    bare = [k for k, cut in enumerate(cuts) if cut.bare]
+    rows = [one.along for one in scores]
+    for k, end in zip(
+      bare, self._empty_ends([cuts[k].emptied() for k in bare]), strict=True
+    ):
+      first = rows[k][0].astype(np.float64)
+      first[EOS] = np.logaddexp(first[EOS], end)
+      rows[k] = rows[k].copy()
+      rows[k][0] = first - np.logaddexp.reduce(first)
     return [
-      (_after_space(one), 0.0)
-      if cut.bare
-      else (one.next, float(one.byte[:start].sum(dtype=np.float64)))
-      for one, start, cut in zip(found, first, cuts, strict=True)
+      (row, 0.0 if cut.bare else one.before)
+      for row, one, cut in zip(rows, scores, cuts, strict=True)
     ]
 
   def distributions(self, text: Context) -> distributions.Distributions:
@@ -278,9 +308,11 @@ class ByteLM(ByteModel):
         longer than the model's context.
       ValueError: a setting makes no sense.
     """
-    wanted = sampling.TokenSettings(
-      max_bytes=max_bytes, method=method, **settings
-    )
+    given = {"max_bytes": max_bytes, "method": method, **settings}
+    if "stop" in given:
+      given["stop"] = arguments.stops(given["stop"])
+    wanted = arguments.settings(sampling.TokenSettings, given)
+    contexts = arguments.texts(contexts)
     if not contexts:
       return []
     common = self.model, self.tables, self._spelling
@@ -293,7 +325,7 @@ class ByteLM(ByteModel):
       )
     cuts = [self._cut(context)[-1] for context in contexts]
     found = []
-    keys = keys_of(key, len(cuts))
+    keys = arguments.keys(key, len(cuts))
     for cut, path, own in zip(cuts, self._paths(cuts), keys, strict=True):
       kept = max(len(path) - wanted.taken_back, 0)
       found.append(
@@ -354,11 +386,6 @@ class ByteLM(ByteModel):
       family: which tokens stand between them; see `infill.format_of`.
       **settings: of `sample`, or of `sample_tokens`.
     """
-    if isinstance(settings.get("draft"), ByteLM):
-      raise ValueError(
-        "to fill in the middle, draft must be 'rows' or 'look_up': another"
-        " model has other tokens in its prompts"
-      )
     form, lm = self.infiller(family)
     contexts = [form.context(*pair, order) for pair in pairs]
     if method == "byte":
@@ -390,9 +417,9 @@ class ByteLM(ByteModel):
     """
     form, lm = self.infiller(family)
     cut = lm._cut(form.context(prefix, suffix, order), middle)[-1]
-    (score,) = lm._score([cut.query])
-    own = _own_bytes(cut, score) if cut.counted else np.zeros(0, np.float32)
-    return np.append(own, lm._next([cut], [score])[0][EOS])
+    (one,) = lm._read([cut.query], [cut.counted + cut.bare])
+    own = _own_bytes(cut, one) if cut.counted else np.zeros(0, np.float32)
+    return np.append(own, lm._next([cut], [one])[0][EOS])
 
   def infiller(
     self, family: str | Family | None = None
@@ -414,41 +441,53 @@ class ByteLM(ByteModel):
       self._infillers[family] = form, lm
     return self._infillers[family]
 
-  def _readers(
-    self, contexts: Sequence[Context], key: jax.Array
-  ) -> list[sampling.Reader]:
-    return [self.reader(contexts, key)]
-
-  def reader(
-    self, contexts: Sequence[Context], key: jax.Array
-  ) -> sampling.Reader:
-    """What reads contexts for the sampler."""
-    return sampling.Reader(
-      model=self.model,
-      tables=self.tables,
-      prompts=self._prompts(contexts, key),
-      trust_model=self.validity == "trust_model",
+  def reader(self, contexts: Sequence[Context]) -> engine.Reader:
+    """The model, and contexts as its tokenizer works on them."""
+    cuts = [self._cut(context)[-1] for context in contexts]
+    bare = [k for k, cut in enumerate(cuts) if cut.prefixed and cut.empty]
+    ends = np.full(len(cuts), -np.inf)
+    if bare:
+      ends[bare] = self._empty_ends([cuts[k] for k in bare])
+    return self._reader(
+      [cut.query for cut in cuts], empty_end=tuple(ends.tolist())
     )
 
-  def _prompts(self, contexts, key) -> list[sampling.Prompt]:
-    """Prompts, each with its own key."""
-    cuts = [self._cut(context)[-1] for context in contexts]
-    return [
-      sampling.Prompt(
-        query=cut.query,
-        ending=self._bare_ending(cut),
-        key=own,
-      )
-      for cut, own in zip(cuts, keys_of(key, len(cuts)), strict=True)
-    ]
+  def _reader(self, queries, **rest) -> engine.Reader:
+    return engine.Reader(
+      model=self.model,
+      tables=self.tables,
+      queries=queries,
+      trust_model=self.validity == "trust_model",
+      **rest,
+    )
 
-  def _bare_ending(self, cut: "_Cut") -> float:
-    """Log-weight of the end of an empty text that a space was put before."""
-    if not (cut.prefixed and cut.empty):
-      return -np.inf
-    root = dataclasses.replace(cut.query, text=b"")
-    (spaced,), (bare,) = self._score([cut.query]), self._score([root])
-    return float(bare.next[EOS] - spaced.byte[0])
+  def _batch(self, contexts: Sequence[Context], **rest: Any) -> engine.Batch:
+    return engine.Batch([self.reader(contexts)], **rest)
+
+  def _continues(self, texts: Sequence[bytes], more: Sequence[bytes]) -> bool:
+    info = self.tables.info
+    for text, new in zip(texts, more, strict=True):
+      if new:
+        before = prompt.working(info, text, partial=True)
+        after = prompt.working(info, text + new, partial=True)
+        if before != text or after != text + new:
+          return False
+    return True
+
+  def _read(self, queries, counted, **rest) -> list[Scored]:
+    """Scores the last bytes of working texts."""
+    return score(self._reader(queries), counted, **rest) if queries else []
+
+  def _prompts(self, contexts, key) -> list[starts.Prompt]:
+    """Prompts, each with its own key."""
+    reader = self.reader(contexts)
+    keys = arguments.keys(key, len(reader.queries))
+    return [
+      starts.Prompt(query=query, ending=end, key=own)
+      for query, end, own in zip(
+        reader.queries, reader.empty_end, keys, strict=True
+      )
+    ]
 
   def encode(self, context: Context) -> tuple[int, ...]:
     """The tokenizer's own encoding of a context, start tokens included.
@@ -546,6 +585,11 @@ class _Cut:
     """Whether all but the prefix space is asked about."""
     return self.prefixed and self.counted == len(self.query.text) - 1
 
+  def emptied(self) -> "_Cut":
+    """The same before the user's text."""
+    query = dataclasses.replace(self.query, text=self.query.text[:1])
+    return dataclasses.replace(self, query=query, empty=True, counted=0)
+
 
 def _working(info, piece, *, partial) -> tuple[bytes, int]:
   """The working text of a piece, and how much of it is asked about."""
@@ -564,26 +608,13 @@ def _working(info, piece, *, partial) -> tuple[bytes, int]:
   return data, len(data) - len(kept)
 
 
-def _own_bytes(cut: _Cut, score: scoring.Score) -> np.ndarray:
+def _own_bytes(cut: _Cut, scored: Scored) -> np.ndarray:
   """Log-probs of the user's bytes; a prefix space belongs to the first."""
-  values = score.byte
-  if cut.prefixed:
+  values = scored.byte
+  if cut.bare:
     values = values[1:].copy()
-    values[0] += score.byte[0]
-  return values[len(values) - cut.counted :]
-
-
-def _after_space(found: distributions.Exact) -> np.ndarray:
-  """What follows an empty context, and each byte after it.
-
-  The prefix space belongs to the first byte, and without it a text ends at
-  the root.
-  """
-  root, *_ = found.next
-  rows = found.next[1:].copy()
-  rows[0] += found.byte[0]
-  rows[0, EOS] = np.logaddexp(rows[0, EOS], root[EOS])
-  return rows
+    values[0] += scored.byte[0]
+  return values
 
 
 def _start_ids(tables: Tables) -> tuple[int, ...]:

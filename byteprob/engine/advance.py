@@ -60,6 +60,7 @@ def advance(
     ),
     num_nodes=member.num_nodes + new.sum(1, dtype=jnp.int32),
     num_bytes=member.num_bytes + 1,
+    empty_end=jnp.full_like(member.empty_end, -jnp.inf),
     logprob=jnp.where(light, -jnp.inf, logprob),
     evaluated=member.evaluated & ~new,
     attends=jnp.where(

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from byteprob.constraints import Constraint
+from byteprob.engine import combine
 from byteprob.engine import grow as growth
 from byteprob.engine import read as reading
 from byteprob.engine.config import EngineConfig
@@ -37,7 +38,6 @@ from byteprob.engine.request import DecodeRequest, LogitWarpers
 from byteprob.engine.state import MemberState, init
 from byteprob.errors import PromptError
 from byteprob.mesh import split
-from byteprob.numerics import logsumexp
 from byteprob.plan import Query
 from byteprob.pooling import Pool
 from byteprob.rules.common import NONE
@@ -148,7 +148,7 @@ class Batch:
     """
     self._tables = tuple(reader.tables for reader in readers)
     self._params = tuple(reader.model.params for reader in readers)
-    self._caches = tuple(reader.model.init_cache for reader in readers)
+    self._readers = tuple(readers)
     self.texts = len(readers[0].queries)
     self._pinned = pinned
     self._shared = False
@@ -214,7 +214,9 @@ class Batch:
       trust_model=reader.trust_model,
       **sizes,
     )
+    bare = any(end > -np.inf for end in reader.empty_end)
     short = self._pinned or (longest <= GIVEN and not entries)
+    short &= not bare
     distinct = {(q.prefix, b"" if short else q.text, q.start) for q in queries}
     order = {item: k for k, item in enumerate(sorted(distinct))}
     places = np.array(
@@ -222,25 +224,17 @@ class Batch:
       np.int32,
     )
     given = list(order)
-    count = batch_of(len(given))
-    given += [((given[0][0][-1],), b"", given[0][2])] * (count - len(given))
-    start = np.array([start for _, _, start in given], np.int32)
-    root = np.array([ids[-1] for ids, _, _ in given], np.int32)
-    member = _init(size, model.init_cache, tables, start, root)
-    if prefix > 1:
-      ids = np.zeros((count, size.capacity), np.int32)
-      for row, (own, _, _) in zip(ids, given, strict=True):
-        row[: len(own) - 1] = own[:-1]
-      number = np.array([len(own) - 1 for own, _, _ in given], np.int32)
-      member = _prefill(size, model.params, member, ids, number)
+    member = begin(size, reader, given)
     if not short:
       need = reading.ENTRIES if entries else reading.LEAD
+      texts = [text for _, text, _ in given]
+      texts += [b""] * (len(member.num_bytes) - len(texts))
       size, member, _ = read_texts(
-        size, reader, member, [text for _, text, _ in given], need
+        size, reader, member, texts, reading.ALL if bare else need
       )
     if len(given) != self.size or (places != np.arange(len(places))).any():
       rest = np.zeros(self.size - self.texts, np.int32)
-      member = _take(member, np.concatenate([places, rest]))
+      member = take(member, np.concatenate([places, rest]))
     if len(reader.empty_end):
       ends = np.full(self.size, -np.inf, np.float32)
       ends[: self.texts] = reader.empty_end
@@ -364,6 +358,57 @@ class Batch:
     over = getattr(self, "_over", None)
     return over is not None and bool(over[k])
 
+  def push(self, texts: Sequence[bytes]) -> None:
+    """Goes on with bytes after each text.
+
+    Many are read many at a model call, unless the batch is pinned.
+
+    Raises:
+      PromptError: a text is longer than a model's context.
+    """
+    self._settled = False
+    few = self._pinned or max(map(len, texts)) <= GIVEN
+    if few or len({len(r) for r in texts}) < 1:
+      self._run_given(exact() if self._pinned else settle(), texts)
+      return
+    self._own()
+    padded = [*texts, *[b""] * (self.size - self.texts)]
+    members, sizes = [], []
+    for k, (size, member) in enumerate(
+      zip(self.config.members, self.state.members, strict=True)
+    ):
+      size, member, _ = read_texts(
+        size, self._readers[k], member, padded, reading.ENTRIES
+      )
+      members.append(member)
+      sizes.append(size)
+    self.state = self.state._replace(members=tuple(members))
+    self.config = dataclasses.replace(self.config, members=tuple(sizes))
+
+  def begin_draws(self, keys: jax.Array, more: int) -> None:
+    """Makes ready to draw, from the texts as they are."""
+    own = np.asarray(jax.random.key_data(keys))
+    data = np.zeros((self.size, own.shape[1]), np.uint32)
+    data[: self.texts] = own
+    zero = np.zeros(self.size, np.int32)
+    self.config = dataclasses.replace(
+      self.config, key_impl=str(jax.random.key_impl(keys))
+    )
+    self.state = self.state._replace(
+      key=data,
+      count=zero,
+      length=zero,
+      limit=zero,
+      calls=zero,
+      dfa_state=zero,
+      status=np.full(self.size, RUNNING, np.int32),
+      recent=np.zeros_like(self.state.recent),
+    )
+    self._output = [[] for _ in range(self.texts)]
+    self._logprob = [[] for _ in range(self.texts)]
+    self._over = None
+    del more
+
   def limit(self, bytes_: int) -> None:
     """How many bytes are drawn of each text, from now on."""
     wanted = np.zeros(self.size, np.int32)
@@ -375,6 +420,21 @@ class Batch:
       limit=np.where(wanted > 0, length + wanted, length).astype(np.int32),
       status=status,
     )
+
+  def halt(self, status: int) -> None:
+    """Stops all texts before they begin."""
+    self.state = self.state._replace(
+      status=np.full(self.size, status, np.int32)
+    )
+
+  @property
+  def running(self) -> bool:
+    """Whether any text still goes on."""
+    status, length, limit = jax.device_get(
+      (self.state.status, self.state.length, self.state.limit)
+    )
+    going = (status == RUNNING) & (length < limit)
+    return bool(going[: self.texts].any())
 
   def logprobs(self) -> Float[np.ndarray, "B 257"]:
     """Next-byte log-probs of all texts; normalized, exact."""
@@ -449,13 +509,44 @@ def too_long(sizes: Sequence[EngineConfig]) -> PromptError:
   )
 
 
+def begin(
+  size: EngineConfig,
+  reader: Reader,
+  given: Sequence[tuple[tuple[int, ...], bytes, int]],
+) -> MemberState:
+  """The state before the texts of queries, `(prefix, text, start)` each.
+
+  There are a power of two of them, the last ones padding.
+  """
+  count = batch_of(len(given))
+  given = [
+    *given,
+    *[((given[0][0][-1],), b"", given[0][2])] * (count - len(given)),
+  ]
+  start = np.array([start for _, _, start in given], np.int32)
+  root = np.array([ids[-1] for ids, _, _ in given], np.int32)
+  model = reader.model
+  member = _init(size, model.init_cache, reader.tables, start, root)
+  if any(len(ids) > 1 for ids, _, _ in given):
+    ids = np.zeros((count, size.capacity), np.int32)
+    for row, (own, _, _) in zip(ids, given, strict=True):
+      row[: len(own) - 1] = own[:-1]
+    number = np.array([len(own) - 1 for own, _, _ in given], np.int32)
+    member = _prefill(size, model.params, member, ids, number)
+  return member
+
+
 def read_texts(
   size: EngineConfig,
   reader: Reader,
   member: MemberState,
   texts: Sequence[bytes],
   need: int,
-) -> tuple[EngineConfig, MemberState, list[Float[np.ndarray, " n"]]]:
+  *,
+  along: bool = False,
+) -> tuple[
+  EngineConfig, MemberState, list[tuple[np.ndarray, np.ndarray | None]]
+]:
   """Reads texts many bytes at a model call.
 
   Args:
@@ -463,10 +554,11 @@ def read_texts(
     reader: the model and its tokenizer; the queries do not matter.
     member: the state; donated.
     texts: one for each text of the state.
-    need: see `read`.
+    need, along: see `read`.
 
   Returns:
-    The config and the state after them, and each byte's log-prob.
+    The config and the state after them; each byte's log-prob and, if they are
+    asked for, the next-byte log-probs after it.
 
   Raises:
     PromptError: a text is longer than the model's context.
@@ -474,6 +566,7 @@ def read_texts(
   batch = len(texts)
   done = np.zeros(batch, int)
   found: list[list[np.ndarray]] = [[] for _ in texts]
+  after: list[list[np.ndarray]] = [[] for _ in texts]
   total = np.array([len(text) for text in texts])
   first = True
   while first or (done < total).any():
@@ -491,12 +584,15 @@ def read_texts(
       byte,
       length,
       np.int32(need),
+      along=along,
     )
     told = jax.device_get(told)
     for k, (row, count) in enumerate(
       zip(told.logprob, told.taken, strict=True)
     ):
       found[k].append(row[:count])
+      if along:
+        after[k].append(told.next[k, :count])
     done += told.taken
     if told.late.any():
       raise too_long([size])
@@ -504,10 +600,17 @@ def read_texts(
       size, member = _grow_member(size, member, SLOTS)
     elif told.overflow.any():
       size, member = _grow_member(size, member, FRONTIER)
+  empty, none = np.zeros(0, np.float32), np.zeros((0, 257), np.float32)
   return (
     size,
     member,
-    [np.concatenate([np.zeros(0, np.float32), *parts]) for parts in found],
+    [
+      (
+        np.concatenate([empty, *parts]),
+        np.concatenate([none, *rows]) if along else None,
+      )
+      for parts, rows in zip(found, after, strict=True)
+    ],
   )
 
 
@@ -546,6 +649,12 @@ def request_of(
 
 
 @functools.cache
+def exact() -> DecodeRequest:
+  """The request that evaluates all entries before each byte."""
+  return settle()._replace(exact=np.bool_(True))
+
+
+@functools.cache
 def settle() -> DecodeRequest:
   """The request that draws nothing, and evaluates all entries."""
   warpers = LogitWarpers(
@@ -556,12 +665,15 @@ def settle() -> DecodeRequest:
 
 _init = jax.jit(init, static_argnums=(0, 1))
 _prefill = jax.jit(prefill, static_argnums=0, donate_argnums=2)
-_read = jax.jit(reading.read, static_argnums=0, donate_argnums=3)
+_read = jax.jit(
+  reading.read, static_argnums=0, static_argnames="along", donate_argnums=3
+)
 _generate = jax.jit(generate, static_argnums=0, donate_argnums=5)
 
 
 @jax.jit
-def _take(member, places):
+def take(member: Any, places: Any) -> Any:
+  """A batch made of some texts of another."""
   return jax.tree.map(lambda leaf: leaf[places], member)
 
 
@@ -582,8 +694,6 @@ def _copy(state):
 @functools.partial(jax.jit, static_argnums=0)
 def _next(config: LoopConfig, tables, members, log_weights):
   """See `Batch.logprobs`."""
-  from byteprob.engine import combine
-
   everyone = jnp.ones(log_weights.shape[0], bool)
   known = [
     known_logprobs(table, member, everyone)
@@ -614,6 +724,3 @@ def _grow_member(size, member, needs: int):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _grown(size, needs, member):
   return growth.grow(size, needs, member)
-
-
-del logsumexp, Any

@@ -63,8 +63,7 @@ def known_logprobs(
   total = logsumexp(
     jnp.where(asked, member.logprob, -jnp.inf)[..., None] + terms, 1
   )
-  empty = jnp.where(member.num_bytes == 0, member.empty_end, -jnp.inf)
-  return total.at[:, EOS].set(jnp.logaddexp(total[:, EOS], empty))
+  return total.at[:, EOS].set(jnp.logaddexp(total[:, EOS], member.empty_end))
 
 
 def evaluate(

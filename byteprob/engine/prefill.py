@@ -25,7 +25,7 @@ def prefill(
     ids: the tokens before each root, padded; no more than the cache has slots.
     count: how many there are.
   """
-  batch, size = ids.shape
+  size = ids.shape[1]
   rows, slots = config.chunk_rows, config.capacity
   words = slots // WORD
   bit = jnp.arange(WORD, dtype=jnp.int32)

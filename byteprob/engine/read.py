@@ -47,6 +47,8 @@ class Reading(NamedTuple):
     slots: `bool[B]` the cache has too few slots.
     overflow: `bool[B]` the frontier is too small.
     late: `bool[B]` the text is longer than the model's context.
+    next: `float32[B, n, 257]` next-byte log-probs after each byte, where they
+      are asked for; not normalized with `trust_model`.
   """
 
   logprob: Float[Array, "B n"]
@@ -54,6 +56,7 @@ class Reading(NamedTuple):
   slots: Bool[Array, " B"]
   overflow: Bool[Array, " B"]
   late: Bool[Array, " B"]
+  next: Float[Array, "B n 257"] | None
 
 
 def read(
@@ -64,6 +67,8 @@ def read(
   text: UInt8[Array, "B n"],
   length: Int[Array, " B"],
   need: Int[Array, ""],
+  *,
+  along: bool = False,
 ) -> tuple[MemberState, Reading]:
   """Reads bytes after those that have been read; teacher forcing.
 
@@ -78,6 +83,7 @@ def read(
     text: the bytes, padded.
     length: how many there are in each.
     need: `LEAD`, `ENTRIES` or `ALL`.
+    along: static; whether `Reading.next` is wanted, with `ALL`.
 
   Returns:
     The texts with the bytes, and what was found.
@@ -89,6 +95,7 @@ def read(
     slots=jnp.zeros((batch,), bool),
     overflow=jnp.zeros((batch,), bool),
     late=jnp.zeros((batch,), bool),
+    next=jnp.full((batch, size, 257), -jnp.inf) if along else None,
   )
 
   def cond(carry):
@@ -118,6 +125,8 @@ class _Sums(NamedTuple):
   """What is kept of a chunk's rows, by byte and entry or by logged node.
 
   Attributes:
+    ending: `float32[B, C, W, 257]` log-prob of the tokens that start with
+      them and a next byte; None where nobody asks.
     starts: `float32[B, C, W]` log-prob of the tokens that start with the
       bytes between the entry's node and this byte.
     beyond: the same of those that go on after it; None where nobody asks.
@@ -129,6 +138,7 @@ class _Sums(NamedTuple):
     cache: the model's.
   """
 
+  ending: Float[Array, "B C W 257"] | None
   starts: Float[Array, "B C W"]
   beyond: Float[Array, "B C W"] | None
   step: Float[Array, "B N"]
@@ -153,7 +163,7 @@ def _read_chunk(config, tables, params, member, text, length, need, found):
   void = (plan.full | late).any() | (chunk.overflow & (chunk.taken == 0)).any()
 
   sums = _evaluate(
-    config, tables, params, member, chunk, plan, position, need, void
+    config, tables, params, member, chunk, plan, position, need, void, found
   )
   weights = _marginalize(config, member, chunk, sums, need)
 
@@ -168,6 +178,7 @@ def _read_chunk(config, tables, params, member, text, length, need, found):
     frontier=chunk.frontier,
     num_nodes=member.num_nodes + chunk.log.count,
     num_bytes=member.num_bytes + chunk.taken,
+    empty_end=jnp.where(chunk.taken > 0, -jnp.inf, member.empty_end),
     logprob=weights.last,
     evaluated=jnp.where(fresh, seen, member.evaluated) & live(chunk.frontier),
     attends=jnp.where(fresh[:, :, None], above, member.attends),
@@ -196,6 +207,9 @@ def _read_chunk(config, tables, params, member, text, length, need, found):
     slots=plan.full,
     overflow=chunk.overflow,
     late=late,
+    next=None
+    if found.next is None
+    else found.next.at[each, at].set(weights.next, mode="drop"),
   )
 
 
@@ -206,7 +220,7 @@ def _model_ids(tables, member, chunk):
 
 
 def _evaluate(
-  config, tables, params, member, chunk, plan, position, need, void
+  config, tables, params, member, chunk, plan, position, need, void, found
 ) -> _Sums:
   """Shows the model the needed nodes, and reduces their rows."""
   batch, width = member.evaluated.shape
@@ -222,6 +236,7 @@ def _evaluate(
   steps = config.chunk_bytes
   spelled = jnp.where(member.evaluated, member.rows.total, -jnp.inf)
   sums = _Sums(
+    ending=None if found.next is None else empty(steps, width, 257),
     starts=empty(steps, width),
     beyond=empty(steps, width) if config.trust_model else None,
     step=empty(count),
@@ -236,6 +251,7 @@ def _evaluate(
   sums = _follow(
     config, tables, chunk, member.rows, old, entry, first, wanted, sums
   )
+  sums = _branch(tables, chunk, member.rows, old, width, sums)
   # Children of entries from before the chunk.
   up = jnp.clip(log.parent, 0, width - 1)
   value = member.rows.token[each, up, jnp.maximum(log.token, 0)]
@@ -263,21 +279,21 @@ def _evaluate(
       slot,
       unpack(pick(plan.attends)) & some[:, :, None],
     )
-    found = lemma.rows(
+    seen = lemma.rows(
       tables,
       flat(logits),
       jax.tree.map(lambda leaf: flat(pick(leaf)), log.inputs),
       trust_model=config.trust_model,
     )
-    found = jax.tree.map(
-      lambda leaf: leaf.reshape(batch, rows, *leaf.shape[1:]), found
+    seen = jax.tree.map(
+      lambda leaf: leaf.reshape(batch, rows, *leaf.shape[1:]), seen
     )
     own = jnp.where(some, width + at, NONE)
     sums = _follow(
       config,
       tables,
       chunk,
-      found,
+      seen,
       own,
       pick(log.entry),
       pick(log.step) + 1,
@@ -292,19 +308,22 @@ def _evaluate(
     )
     up = jnp.take_along_axis(row_of, jnp.maximum(log.parent - width, 0), 1)
     here = (log.parent >= width) & (up != NONE)
-    value = found.token[each, jnp.maximum(up, 0), jnp.maximum(log.token, 0)]
+    value = seen.token[each, jnp.maximum(up, 0), jnp.maximum(log.token, 0)]
     # Rows of the last entries stay.
     stay = jnp.take_along_axis(chunk.row, pick(log.entry), 1) == own
     keep = jnp.where(stay & some, pick(log.entry), width)
+    numbers = jnp.full((batch, width), NONE, jnp.int32)
+    numbers = jnp.concatenate([numbers, row_of], 1)
+    sums = _branch(tables, chunk, seen, numbers, rows, sums)
     sums = sums._replace(
       step=jnp.where(here, value, sums.step),
       spelled=sums.spelled.at[each, jnp.where(some, own, width + count)].set(
-        found.total, mode="drop"
+        seen.total, mode="drop"
       ),
       rows=jax.tree.map(
         lambda old, new: old.at[each, keep].set(new, mode="drop"),
         sums.rows,
-        found,
+        seen,
       ),
       cache=cache,
     )
@@ -388,16 +407,42 @@ def _follow(config, tables, chunk, rows, own, entry, first, wanted, sums):
   return sums._replace(starts=starts, beyond=beyond)
 
 
+def _branch(tables, chunk, rows, numbers, count, sums):
+  """What rows say of the bytes that may come after each byte.
+
+  Args:
+    rows: `[B, R, ...]`.
+    numbers: `int32[B, M]` which of them tells of each row number of the chunk,
+      -1 if none does.
+    count: `R`.
+    sums: what is added to.
+  """
+  if sums.ending is None:
+    return sums
+  batch, steps, width, _ = sums.ending.shape
+  each = jnp.arange(batch)[:, None, None]
+  known = (chunk.rows != NONE) & (chunk.rows < numbers.shape[1])
+  row = jnp.where(known, numbers[each, jnp.where(known, chunk.rows, 0)], NONE)
+  flat_row = jnp.where(row == NONE, NONE, row + each * count).ravel()
+  found = lemma.next_bytes(
+    tables, flat(rows), flat_row, chunk.trie_node.ravel()
+  ).reshape(batch, steps, width, 257)
+  here = (row != NONE)[..., None]
+  return sums._replace(ending=jnp.where(here, found, sums.ending))
+
+
 class _Weights(NamedTuple):
   """What adding up the covers gives.
 
   Attributes:
     byte: `float32[B, C]` log-prob of each byte.
+    next: `float32[B, C, 257]` what may follow each; None if nobody asks.
     last: `float32[B, W]` log of each last entry's probability over that of
       the text.
   """
 
   byte: Float[Array, "B C"]
+  next: Float[Array, "B C 257"] | None
   last: Float[Array, "B W"]
 
 
@@ -459,7 +504,7 @@ def _marginalize_one(
   weight = jax.lax.fori_loop(0, width, seed, weight)
 
   def read(state, inputs):
-    n, rows, parent, starts, beyond = inputs
+    n, rows, parent, starts, beyond, ending = inputs
     valid = n < chunk.taken
     born = parent != NONE
     old = jnp.where(born | (starts == -jnp.inf), NONE, rows)
@@ -484,7 +529,10 @@ def _marginalize_one(
       rest = jnp.where(born, spelled[jnp.maximum(rows, 0)], beyond)
       alive = logsumexp(now_of(state, rows) + rest, 0)
       state = state._replace(alive=jnp.where(valid, alive, state.alive))
-    return state, jnp.where(valid & wanted, byte, 0.0)
+    following = None
+    if ending is not None:
+      following = logsumexp(now_of(state, rows)[:, None] + ending, 0)
+    return state, (jnp.where(valid & wanted, byte, 0.0), following)
 
   alive = jnp.float32(0)
   if config.trust_model:
@@ -499,11 +547,12 @@ def _marginalize_one(
     alive=alive,
   )
   steps = jnp.arange(config.chunk_bytes, dtype=jnp.int32)
-  state, byte = jax.lax.scan(
-    read, state, (steps, chunk.rows, chunk.parent, sums.starts, sums.beyond)
+  inputs = (sums.starts, sums.beyond, sums.ending)
+  state, (byte, following) = jax.lax.scan(
+    read, state, (steps, chunk.rows, chunk.parent, *inputs)
   )
   last = now_of(state, chunk.row)
-  return _Weights(byte=byte, last=last)
+  return _Weights(byte=byte, next=following, last=last)
 
 
 def _add(pair, value):

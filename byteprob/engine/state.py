@@ -34,7 +34,8 @@ class MemberState(NamedTuple):
     slot_token: `int32[B, S]` model id of the token in each slot.
     slot_position: `int32[B, S]` its position.
     empty_end: `float32[B]` log-weight of an end of the text that no entry
-      tells of; only for the empty text of tokenizers that begin with a space.
+      tells of, until a byte is read: of the empty text, where the tokenizer
+      begins every other with a space.
     kept: `float32[B]` log of the share of the text's probability that pruning
       has left.
     peak: `int32[B]` most slots in use.

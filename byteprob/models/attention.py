@@ -1,9 +1,11 @@
 """Device: rotary positions, cache rows, and attention under any mask."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -13,7 +15,8 @@ def rotations(
   """Cosines and sines of every row's angles, for `rotate`."""
   step = jnp.asarray(step, jnp.float32)[None, None, None]
   angles = positions.astype(jnp.float32)[:, :, None, None] * step
-  return jnp.cos(angles), jnp.sin(angles)
+  # Else XLA computes them again for every head of every layer.
+  return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
 
 
 def rotate(
@@ -68,6 +71,7 @@ def attend(
   scale: float,
   softcap: float | None,
   precision: str,
+  apart: bool = False,
 ) -> Float[Array, "B T N D"]:
   """Grouped-query attention; softmax in float32.
 
@@ -82,43 +86,90 @@ def attend(
     scale: multiplies the scores.
     softcap: see `DecoderConfig`.
     precision: of the products.
+    apart: keep key heads apart however few rows there are: they are on
+      several devices.
 
   Returns:
     The mixed values, in `q`'s dtype.
   """
+  dot = functools.partial(
+    jax.lax.dot_general,
+    precision=precision,
+    preferred_element_type=jnp.float32,
+  )
+  few = q.shape[1] * k.shape[2] <= _FEW
+  how = _attend_together if few and not apart else _attend_apart
+  return how(q, k, v, mask, functools.partial(_cap, scale, softcap), dot)
+
+
+_FEW = 16
+"""Rows times key heads that are multiplied with all heads at once."""
+
+
+def _attend_together(q, k, v, mask, cap, dot):
+  """`attend` where a query meets all key heads, zero for all but its own.
+
+  That is `K` times the work, but keys and values stay as the cache has them:
+  to move them takes longer than to multiply a few rows by them.
+  """
+  batch, length, heads, dim = q.shape
+  slots, kv_heads = k.shape[1:3]
+  own = np.arange(heads)[:, None] // (heads // kv_heads) == np.arange(kv_heads)
+  own = own[None, None, :, :, None]
+  spread = jnp.where(own, q[:, :, :, None], jnp.zeros((), q.dtype))
+  spread = spread.transpose(0, 3, 4, 1, 2)
+  spread = spread.reshape(batch, kv_heads * dim, length * heads)
+  # Slots come first: what follows is along the other axis, as vectors.
+  scores = dot(
+    k.reshape(batch, slots, kv_heads * dim),
+    spread,
+    (((2,), (1,)), ((0,), (0,))),
+  )
+  scores = cap(scores).reshape(batch, slots, length, heads)
+  mask = mask.transpose(0, 2, 1)[..., None]
+  weights, total = _softmax(scores, mask, 1)
+  mixed = dot(
+    weights.reshape(batch, slots, length * heads).astype(v.dtype),
+    v.reshape(batch, slots, kv_heads * dim),
+    (((1,), (1,)), ((0,), (0,))),
+  )
+  mixed = mixed.reshape(batch, length, heads, kv_heads, dim)
+  mixed = jnp.sum(jnp.where(own, mixed, 0.0), axis=3)
+  return (mixed / total.reshape(batch, length, heads, 1)).astype(q.dtype)
+
+
+def _attend_apart(q, k, v, mask, cap, dot):
+  """`attend` with a product for each key head."""
   batch, length, heads, dim = q.shape
   kv_heads = k.shape[2]
   group = heads // kv_heads
   # The queries that share a key head are rows of one matrix: keys are never
-  # repeated. Axes are moved here rather than by the einsums, which on CPUs
+  # repeated. Axes are moved here rather than by the products, which on CPUs
   # would transpose the keys as well.
-  q = q.reshape(batch, length, kv_heads, group * dim).transpose(0, 2, 1, 3)
-  q = q.reshape(batch, kv_heads, length * group, dim)
+  rows = q.reshape(batch, length, kv_heads, group * dim).transpose(0, 2, 1, 3)
+  rows = rows.reshape(batch, kv_heads, length * group, dim)
   k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-  scores = jnp.einsum(
-    "bkrd,bksd->bkrs",
-    q,
-    k,
-    precision=precision,
-    preferred_element_type=jnp.float32,
-  )
-  scores = scores.reshape(batch, kv_heads, length, group, -1) * scale
-  if softcap:
-    scores = softcap * jnp.tanh(scores / softcap)
-  scores = jnp.where(mask[:, None, :, None], scores, -jnp.inf)
-  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-  weights = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0.0))
-  # The largest weight is 1, unless all are 0: the maximum changes nothing but
-  # 0 / 0. Not 1, where a sum of exactly 1 would lose half of its gradient.
-  total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 0.5)
+  scores = cap(dot(rows, k, (((3,), (3,)), ((0, 1), (0, 1)))))
+  scores = scores.reshape(batch, kv_heads, length, group, -1)
+  weights, total = _softmax(scores, mask[:, None, :, None], 4)
   weights = weights.reshape(batch, kv_heads, length * group, -1)
-  mixed = jnp.einsum(
-    "bkrs,bksd->bkrd",
-    weights.astype(v.dtype),
-    v,
-    precision=precision,
-    preferred_element_type=jnp.float32,
-  )
+  mixed = dot(weights.astype(v.dtype), v, (((3,), (2,)), ((0, 1), (0, 1))))
   mixed = mixed.reshape(batch, kv_heads, length, group, dim) / total
   mixed = mixed.transpose(0, 2, 1, 3, 4).reshape(batch, length, heads, dim)
   return mixed.astype(q.dtype)
+
+
+def _cap(scale, softcap, scores):
+  scores *= scale
+  return softcap * jnp.tanh(scores / softcap) if softcap else scores
+
+
+def _softmax(scores, mask, axis):
+  """Weights, and what to divide them by."""
+  scores = jnp.where(mask, scores, -jnp.inf)
+  top = jax.lax.stop_gradient(jnp.max(scores, axis, keepdims=True))
+  weights = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0.0))
+  # The largest weight is 1, unless all are 0: the maximum changes nothing but
+  # 0 / 0. Not 1, where a sum of exactly 1 would lose half of its gradient.
+  total = jnp.sum(weights, axis, keepdims=True)
+  return weights, jnp.maximum(total, 0.5)

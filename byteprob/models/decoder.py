@@ -5,6 +5,7 @@ have them (`product` says why). Layers are unrolled: stacked weights, as a scan
 over layers wants them, are copied at every call on CPUs.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -28,26 +29,29 @@ _ACTIVATIONS = {
 
 
 class Norm(nn.Module):
-  """RMS or layer normalisation of the last axis, in float32."""
+  """RMS or layer normalisation of one axis, in float32."""
 
   kind: str
   eps: float
+  axis: int = -1
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    shape = (1,) * (x.ndim - 1) + x.shape[-1:]
+    mean = functools.partial(jnp.mean, axis=self.axis, keepdims=True)
     y = x.astype(jnp.float32)
     if self.kind == "layer":
-      y -= jnp.mean(y, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
-    y *= jax.lax.rsqrt(variance + self.eps)
-    y *= self._param("scale", nn.initializers.ones, shape)
+      y -= mean(y)
+    y *= jax.lax.rsqrt(mean(jnp.square(y)) + self.eps)
+    y *= self._param("scale", nn.initializers.ones, y)
     if self.kind == "layer":
-      y += self._param("bias", nn.initializers.zeros, shape)
+      y += self._param("bias", nn.initializers.zeros, y)
     return y.astype(x.dtype)
 
-  def _param(self, name, init, shape):
-    return self.param(name, init, shape[-1:], jnp.float32).reshape(shape)
+  def _param(self, name, init, y):
+    size = y.shape[self.axis]
+    return along(
+      self.param(name, init, (size,), jnp.float32), y.ndim, self.axis
+    )
 
 
 class Attention(nn.Module):
@@ -55,15 +59,16 @@ class Attention(nn.Module):
 
   config: DecoderConfig
   layer: config_lib.Layer
+  how: "How"
 
   @nn.compact
   def __call__(self, x, rotations, mask, cache, slots):
-    cfg = self.config
-    dense = functools.partial(_dense, cfg)
+    cfg, how = self.config, self.how
+    dense = functools.partial(_Dense, cfg.precision, how.axis)
 
     def project(name, heads):
-      y = dense(heads * cfg.head_dim, cfg.qkv_bias, name)(x)
-      return y.reshape(*y.shape[:2], heads, cfg.head_dim)
+      y = dense(heads * cfg.head_dim, cfg.qkv_bias, name=name)(x)
+      return how.apart(y, mask.shape[:2], (heads, cfg.head_dim))
 
     q = project("query", cfg.heads)
     k = project("key", cfg.kv_heads)
@@ -86,27 +91,29 @@ class Attention(nn.Module):
       scale=cfg.attention_scale,
       softcap=cfg.attention_softcap,
       precision=cfg.precision,
+      apart=how.heads_apart,
     )
-    y = y.reshape(*y.shape[:2], cfg.heads * cfg.head_dim)
-    return dense(cfg.width, cfg.out_bias, "out")(y), cache
+    return dense(cfg.width, cfg.out_bias, name="out")(how.joined(y)), cache
 
 
 class Mlp(nn.Module):
   """The feed-forward block."""
 
   config: DecoderConfig
+  how: "How"
 
   @nn.compact
   def __call__(self, x):
     cfg = self.config
-    dense = functools.partial(_dense, cfg)
+    dense = functools.partial(_Dense, cfg.precision, self.how.axis)
     activation = _ACTIVATIONS[cfg.activation]
-    up = dense(cfg.mlp_width, cfg.mlp_bias, "up")(x)
+    up = dense(cfg.mlp_width, cfg.mlp_bias, name="up")(x)
     if cfg.gated_mlp:
-      hidden = activation(dense(cfg.mlp_width, cfg.mlp_bias, "gate")(x)) * up
+      gate = dense(cfg.mlp_width, cfg.mlp_bias, name="gate")(x)
+      hidden = activation(gate) * up
     else:
       hidden = activation(up)
-    return dense(cfg.width, cfg.mlp_bias, "down")(hidden)
+    return dense(cfg.width, cfg.mlp_bias, name="down")(hidden)
 
 
 class Block(nn.Module):
@@ -114,16 +121,17 @@ class Block(nn.Module):
 
   config: DecoderConfig
   layer: config_lib.Layer
+  how: "How"
 
   @nn.compact
   def __call__(self, x, rotations, mask, cache, slots):
-    cfg = self.config
-    norm = functools.partial(Norm, cfg.norm, cfg.norm_eps)
-    y, cache = Attention(cfg, self.layer, name="attention")(
+    cfg, how = self.config, self.how
+    norm = functools.partial(Norm, cfg.norm, cfg.norm_eps, how.axis)
+    y, cache = Attention(cfg, self.layer, how, name="attention")(
       norm(name="attention_norm")(x), rotations, mask, cache, slots
     )
     x += norm(name="post_attention_norm")(y) if cfg.sandwich_norm else y
-    y = Mlp(cfg, name="mlp")(norm(name="mlp_norm")(x))
+    y = Mlp(cfg, how, name="mlp")(norm(name="mlp_norm")(x))
     x += norm(name="post_mlp_norm")(y) if cfg.sandwich_norm else y
     return x, cache
 
@@ -132,11 +140,14 @@ class Decoder(nn.Module):
   """The decoder; see `extend` and `forward` for the two ways to call it."""
 
   config: DecoderConfig
+  heads_apart: bool = False
 
   @nn.compact
   def __call__(self, tokens, positions, mask, cache=None, slots=None):
     cfg = self.config
+    how = How(tokens.size in _FEW_ROWS, self.heads_apart)
     x, embedding = self._embed(tokens, positions)
+    x = how.joined(x)
     key_positions = positions
     new_cache: dict[str, Any] = {"layers": []}
     if cache is not None:
@@ -152,7 +163,7 @@ class Decoder(nn.Module):
       if layer.rope and layer.rope not in rotations:
         step = config_lib.frequencies(layer.rope, cfg.head_dim)
         rotations[layer.rope] = attention.rotations(positions, step)
-      x, layer_cache = Block(cfg, layer, name=f"layer_{i}")(
+      x, layer_cache = Block(cfg, layer, how, name=f"layer_{i}")(
         x,
         rotations.get(layer.rope),
         masks[layer.window],
@@ -160,7 +171,7 @@ class Decoder(nn.Module):
         slots,
       )
       new_cache["layers"].append(layer_cache)
-    logits = self._logits(x, embedding)
+    logits = self._logits(x, embedding, how).reshape(*tokens.shape, -1)
     return logits, None if cache is None else new_cache
 
   def _embed(self, tokens, positions):
@@ -175,16 +186,58 @@ class Decoder(nn.Module):
       x += jnp.take(learned, positions, axis=0, mode="clip")
     return x, embedding
 
-  def _logits(self, x, embedding):
+  def _logits(self, x, embedding, how):
     cfg = self.config
-    x = Norm(cfg.norm, cfg.norm_eps, name="final_norm")(x)
+    x = Norm(cfg.norm, cfg.norm_eps, how.axis, name="final_norm")(x)
     weight = embedding
     if not cfg.tied:
       weight = _Weight((cfg.vocab_size, cfg.width), name="head")()
-    logits = product(x, weight, cfg.precision, jnp.float32)
+    logits = product(x, weight, cfg.precision, jnp.float32, how.axis)
+    logits = _turn(logits) if how.columns else logits
     if cfg.logit_softcap:
       logits = cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap)
     return logits
+
+
+_FEW_ROWS = range(1, 65)
+"""Rows of a call that are kept as columns."""
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+  """How a call lays out its rows: a matrix `[R, I]`, or its transpose.
+
+  XLA's CPU packs the right-hand side of a product anew at every call. For a
+  few rows that takes as long as the product, so there the rows are the
+  right-hand side, as columns, and stay so from the first layer to the last.
+
+  Attributes:
+    columns: they are columns.
+    heads_apart: see `attention.attend`.
+  """
+
+  columns: bool
+  heads_apart: bool
+
+  @property
+  def axis(self) -> int:
+    """The axis of the features."""
+    return 0 if self.columns else 1
+
+  def joined(self, x: Array) -> Array:
+    """The matrix of `[B, T, ...]`."""
+    count = x.shape[0] * x.shape[1]
+    if not self.columns:
+      return x.reshape(count, -1)
+    return jnp.moveaxis(x, (0, 1), (-2, -1)).reshape(-1, count)
+
+  def apart(
+    self, x: Array, rows: tuple[int, int], features: tuple[int, ...]
+  ) -> Array:
+    """The array `[B, T, ...]` of a matrix."""
+    if not self.columns:
+      return x.reshape(rows + features)
+    return jnp.moveaxis(x.reshape(features + rows), (-2, -1), (0, 1))
 
 
 class _Table(nn.Module):
@@ -207,62 +260,53 @@ class _Weight(nn.Module):
 
 
 class _Dense(nn.Module):
+  precision: str
+  axis: int
   features: int
   use_bias: bool
-  precision: str
 
   @nn.compact
   def __call__(self, x):
     init = nn.initializers.normal(0.02)
-    shape = (self.features, x.shape[-1])
+    shape = (self.features, x.shape[self.axis])
     weight = self.param("weight", init, shape, jnp.float32)
-    y = product(x, weight, self.precision, x.dtype)
+    y = product(x, weight, self.precision, x.dtype, self.axis)
     if self.use_bias:
       init = nn.initializers.zeros
       bias = self.param("bias", init, shape[:1], jnp.float32)
-      y += bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+      y += along(bias, 2, self.axis)
     return y
 
 
-_FEW_ROWS = range(2, 33)
-"""Rows of a product that a CPU multiplies from the other side."""
-
-
 def product(
-  x: Float[Array, "... I"],
+  x: Array,
   weight: Float[Array, "O I"],
   precision: str,
   dtype: Any,
-) -> Float[Array, "... O"]:
-  """`x @ weight.T`.
-
-  XLA's CPU packs the right-hand side anew at every call. For a few rows that
-  takes as long as the product, so there the rows are the right-hand side.
+  axis: int,
+) -> Array:
+  """`x @ weight.T`, or of columns `weight @ x`.
 
   Args:
-    x: rows.
+    x: rows `[R, I]`, or columns `[I, R]`.
     weight: as it is kept.
     precision: see `DecoderConfig`.
     dtype: of the result.
+    axis: of the features of `x`: 1, or 0 for columns.
   """
   dot = functools.partial(
     jax.lax.dot_general, precision=precision, preferred_element_type=dtype
   )
+  if axis == 0:
+    return dot(weight, x, (((1,), (0,)), ((), ())))
+  return dot(x, weight, (((1,), (1,)), ((), ())))
 
-  def by_rows(x, weight):
-    return dot(x, weight, (((1,), (1,)), ((), ())))
 
-  def by_columns(x, weight):
-    return _turn(dot(weight, _turn(x), (((1,), (0,)), ((), ()))))
-
-  rows = x.reshape(-1, x.shape[-1])
-  if len(rows) in _FEW_ROWS:
-    y = jax.lax.platform_dependent(
-      rows, weight, cpu=by_columns, default=by_rows
-    )
-  else:
-    y = by_rows(rows, weight)
-  return y.reshape(*x.shape[:-1], len(weight))
+def along(x: Float[Array, " I"], ndim: int, axis: int) -> Array:
+  """A vector as an array of `ndim` axes, of which it is one."""
+  shape = [1] * ndim
+  shape[axis] = len(x)
+  return x.reshape(shape)
 
 
 def _turn(x: Float[Array, "M N"]) -> Float[Array, "N M"]:
@@ -271,12 +315,10 @@ def _turn(x: Float[Array, "M N"]) -> Float[Array, "N M"]:
   XLA takes a transpose for the product from the wrong side.
   """
   count, size = x.shape
+  if size == 1:
+    return x.reshape(1, count)
   at = jnp.arange(size)[:, None] + size * jnp.arange(count)[None]
   return x.reshape(-1).at[at].get(mode="promise_in_bounds")
-
-
-def _dense(config, features, use_bias, name):
-  return _Dense(features, use_bias, config.precision, name=name)
 
 
 def init_params(config: DecoderConfig, key: jax.Array) -> Params:

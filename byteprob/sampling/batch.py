@@ -1,43 +1,35 @@
-"""Host: texts from a byte-level model, many at a time, whole or as a stream.
-
-`loop.run` does the work on the device; `room` makes its first state, and gives
-more room to what does not fit any more.
-"""
+"""Host: texts from a byte-level model, many at a time, whole or as a stream."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from byteprob import constraints
 from byteprob.constraints import Constraint
-from byteprob.mesh import split
-from byteprob.pooling import Pool
-from byteprob.sampling import loop, room
-from byteprob.sampling import state as states
-from byteprob.sampling.settings import Settings, stop_strings
-from byteprob.sampling.state import Request, Setup, Source
+from byteprob.engine import generate as loop
+from byteprob.engine.batch import Batch, Drawn, request_of
+from byteprob.sampling.settings import Settings
 
 Reason = Literal[
   "running", "end", "max_bytes", "stop", "context", "impossible", "complete"
 ]
 
 REASONS: dict[int, Reason] = {
-  states.RUNNING: "running",
-  states.ENDED: "end",
-  states.FULL: "max_bytes",
-  states.STOPPED: "stop",
-  states.CONTEXT: "context",
-  states.IMPOSSIBLE: "impossible",
-  states.COMPLETE: "complete",
+  loop.RUNNING: "running",
+  loop.ENDED: "end",
+  loop.FULL: "max_bytes",
+  loop.STOPPED: "stop",
+  loop.CONTEXT: "context",
+  loop.IMPOSSIBLE: "impossible",
+  loop.COMPLETE: "complete",
 }
 
-_FOREVER = 2**30
+Scorer = Callable[[Sequence[Drawn]], list[Float[np.ndarray, " n"]]]
+"""Log-probs of texts that were drawn, and of their ends."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,15 +38,13 @@ class Sample:
 
   Attributes:
     text: its bytes, without the prompt's.
-    logprobs: `float32[n]` log-prob of each byte by the model itself (before
-      temperature and the like), in nats; one more for the end, if it ended.
     reason: why it stopped: the text's "end", "max_bytes", a "stop" string,
       the model's "context" is full, the constraint is "complete" (it lets
       nothing follow), or what it lets follow is "impossible" for the model;
       or it is "running".
     calls: model calls after the prompt's; of an ensemble, those of all its
       members.
-    slots: most rows of the cache in use at once, of each member.
+    slots: most rows of the cache in use at once, of all members together.
     error: share of the text's probability that was left out for `eps`: what
       is left is at most the text's exact probability. Where nothing else acts
       on the draws, the law of the texts differs from the exact one by at most
@@ -63,19 +53,23 @@ class Sample:
   """
 
   text: bytes
-  logprobs: Float[np.ndarray, " n"]
   reason: Reason
   calls: int
   slots: int
   error: float
+  _score: Callable[[], Float[np.ndarray, " n"]] = dataclasses.field(
+    repr=False, compare=False
+  )
 
+  @functools.cached_property
+  def logprobs(self) -> Float[np.ndarray, " n"]:
+    """Log-prob of each byte by the model itself, and of the end if it ended.
 
-class Drafts(NamedTuple):
-  """A source of drafts, ready for use; see `state.Source`."""
-
-  source: Source
-  given: Any
-  memory: Any
+    `float32[n]` in nats, before temperature and the like. A draw needs only
+    bounds of them: they are found when they are first asked for, in one pass
+    over all texts of the batch.
+    """
+    return self._score()
 
 
 class Sampler:
@@ -83,103 +77,65 @@ class Sampler:
 
   def __init__(
     self,
-    readers: Sequence[room.Reader],
+    batch: Batch,
     settings: Settings,
     *,
-    pool: Pool | None = None,
-    share: Float[np.ndarray, "B K"] | None = None,
-    constraint: Constraint | None = None,
-    drafts: Drafts | None = None,
+    constraint: Constraint | None,
+    score: Scorer,
   ):
-    """Reads the prompts.
+    """Joins texts and what is wanted of them.
 
     Args:
-      readers: the models.
-      settings: how texts are drawn.
-      pool: how what several models say becomes one.
-      share: logs of the models' shares; not needed for one alone.
-      constraint: what the texts must match.
-      drafts: where drafts come from beside what is known.
-
-    Raises:
-      PromptError: a prompt is longer than a model's context.
+      batch: the texts.
+      settings: how they are drawn.
+      constraint: what they must match.
+      score: finds log-probs of what was drawn.
     """
-    self.params = tuple(reader.model.params for reader in readers)
-    self.tables = tuple(reader.tables for reader in readers)
-    self._source, self._given = drafts[:2] if drafts else (None, None)
-    self.request = Request(
-      controls=settings.controls(257),
-      stops=stop_strings(settings.stop),
+    self.batch = batch
+    self._exact = settings.exact
+    self._score = score
+    self.request = request_of(
+      settings.warpers(257),
+      stop=settings.stop,
       constraint=constraint,
-      eps=jnp.float32(settings.eps),
+      eps=settings.eps,
+      exact=settings.exact,
     )
-    begun = [room.read(reader, settings) for reader in readers]
-    self.setup = Setup(
-      members=tuple(limits for limits, _ in begun),
-      pool=pool,
-      ahead=settings.ahead,
-    )
-    members = tuple(member for _, member in begun)
-    state = room.begin(readers[0].prompts, members, share, settings)
-    state = split(self.params, state, len(readers[0].prompts))
-    if constraint is not None and constraints.complete(constraint, 0):
-      state = state._replace(
-        status=jnp.full_like(state.status, states.COMPLETE)
-      )
-    self.state = state._replace(memory=drafts and drafts.memory)
+    batch.limit(settings.max_bytes)
+    if constraint is not None and constraints.is_complete(constraint):
+      batch.halt(loop.COMPLETE)
 
-  def step(self, rounds: int = _FOREVER) -> bool:
-    """Goes on for a number of rounds (calls of each model).
+  def step(self, rounds: int | None = None) -> bool:
+    """Goes on for a number of rounds (calls of each model), or to the end.
 
     Returns:
       Whether any text still goes on.
     """
-    left = jnp.int32(rounds)
-    while True:
-      self.state, left = loop.run(
-        self.setup,
-        self._source,
-        self.tables,
-        self.params,
-        self.request,
-        self._given,
-        self.state,
-        left,
-      )
-      going = bool((self.state.status == states.RUNNING).any())
-      if not (going and left):
-        return going
-      if self.state.crowded:
-        self.setup, self.state = room.widen(self.tables, self.setup, self.state)
-      else:
-        self._source, memory = self._source.widened(
-          self._given, self.state.memory
-        )
-        self.state = self.state._replace(memory=memory)
+    self.batch.run(self.request, rounds=rounds)
+    return self.batch.running
 
   def samples(self) -> list[Sample]:
     """The texts so far."""
-    names = ["text", "read", "length", "logprob", "status", "calls"]
-    state, members = jax.device_get(
-      (
-        {name: getattr(self.state, name) for name in names},
-        [(member.peak, member.kept) for member in self.state.members],
+    drawn = self.batch.drawn()
+
+    @functools.cache
+    def every():
+      return (
+        [one.logprob for one in drawn] if self._exact else self._score(drawn)
       )
-    )
-    peak = sum(peak for peak, _ in members)
-    kept = np.min([kept for _, kept in members], axis=0)
-    found = []
-    for k, length in enumerate(state["length"].tolist()):
-      status, read = int(state["status"][k]), int(state["read"][k])
-      logprob = state["logprob"][k]
-      found.append(
-        Sample(
-          text=state["text"][k, read - length : read].tobytes(),
-          logprobs=logprob[: length + (status == states.ENDED)],
-          reason=REASONS[status],
-          calls=int(state["calls"][k]),
-          slots=int(peak[k]),
-          error=max(0.0, -math.expm1(kept[k])),
-        )
+
+    return [
+      Sample(
+        text=one.text,
+        reason=REASONS[one.status],
+        calls=one.calls,
+        slots=one.slots,
+        error=one.error,
+        _score=functools.partial(_nth, every, k),
       )
-    return found
+      for k, one in enumerate(drawn)
+    ]
+
+
+def _nth(every, k):
+  return every()[k]

@@ -1,13 +1,15 @@
 """Host: what users may ask of the samplers."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byteprob.sampling.controls import Controls
+from byteprob import arguments
+from byteprob.engine.request import LogitWarpers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,14 +56,14 @@ class Common:
     if not all(self.stop):
       raise ValueError("a stop string must have at least one byte")
 
-  def controls(self, symbols: int) -> Controls:
+  def warpers(self, symbols: int) -> LogitWarpers:
     """The same for the device, where there are so many symbols."""
-    return Controls(
-      temperature=jnp.float32(self.temperature),
-      top_k=jnp.int32(self.top_k or symbols),
-      top_p=jnp.float32(self.top_p),
-      min_p=jnp.float32(self.min_p),
-      greedy=jnp.bool_(self.greedy),
+    return LogitWarpers(
+      temperature=np.float32(self.temperature),
+      top_k=np.int32(self.top_k or symbols),
+      top_p=np.float32(self.top_p),
+      min_p=np.float32(self.min_p),
+      greedy=np.bool_(self.greedy),
     )
 
 
@@ -72,13 +74,13 @@ class Settings(Common):
   Attributes:
     eps: token sequences that carry less than this share of the text's
       probability when they begin are left out; 0 leaves out nothing.
-    ahead: bytes drafted at most before a model call; 0 for one call a byte.
-    rows: rows of a model call at most, for one text.
+    exact: evaluate every token sequence before each byte, not only those that
+      a draw depends on: the same bytes, about one model call each, and their
+      log-probs come with them.
   """
 
   eps: float = 0.0
-  ahead: int = 12
-  rows: int = 8
+  exact: bool = False
 
   def __post_init__(self):
     """Checks the values.
@@ -89,11 +91,18 @@ class Settings(Common):
     super().__post_init__()
     if not 0 <= self.eps < 1:
       raise ValueError(f"eps must be in [0, 1), not {self.eps}")
-    if self.ahead < 0:
-      raise ValueError(f"ahead must be 0 or more, not {self.ahead}")
-    # One byte may bring as many nodes.
-    if self.rows < 4:
-      raise ValueError(f"rows must be 4 or more, not {self.rows}")
+
+
+def settings_of(max_bytes: Any, given: Mapping[str, Any]) -> Settings:
+  """Settings as users write them.
+
+  Raises:
+    ValueError: one makes no sense, or does not exist.
+  """
+  values = {"max_bytes": max_bytes, **given}
+  if "stop" in values:
+    values["stop"] = arguments.stops(values["stop"])
+  return arguments.settings(Settings, values)
 
 
 def stop_strings(stop: Sequence[bytes]) -> tuple[jax.Array, jax.Array]:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from byteprob import covers, lemma, scoring
 from byteprob.covers import NONE, ROOT
 from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp
-from byteprob.plan import bucket, distinct, spread, take
-from byteprob.sampling.room import Prompt, moved
+from byteprob.plan import Query, bucket, distinct, spread, take
 from byteprob.sampling.trail import Spelling
 from byteprob.tokenization import spell_all
 from byteprob.tokenization.tables import Tables
@@ -26,6 +26,21 @@ from byteprob.types import Cache, Model
 
 MAX_ROWS = 2**12
 """Rows of one model call that only fills the cache, for all texts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+  """A context to draw a cover of.
+
+  Attributes:
+    query: its working text.
+    ending: log-weight of an end that the query's nodes do not tell of.
+    key: the random key of its text.
+  """
+
+  query: Query
+  ending: float
+  key: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,7 +221,7 @@ def draw_covers(
   order = np.zeros((len(slots), bucket(max(map(len, slots)) + more)), np.int32)
   for row, path in zip(order, slots, strict=True):
     row[: len(path)] = path
-  cache = moved(done.cache, order, places)
+  cache = _moved_slots(done.cache, order, places)
   return Covers(starts, cache, jnp.asarray(node), spread(done.nodes, places))
 
 
@@ -245,3 +260,30 @@ def _draw_node(tables, rows, front, weight, ending, key, greedy, trust_model):
   lane = noisy.argmax(1)
   own = jnp.take_along_axis(weight, lane[:, None], axis=1)[:, 0]
   return lane, own - logsumexp(value, 1)
+
+
+def _moved_slots(
+  cache: Cache, order: Int[Array, "B s"], places: Int[np.ndarray, " B"]
+) -> Cache:
+  """A cache `[b, S, ...]` with only the slots of an order, in that order.
+
+  Args:
+    cache: of distinct texts.
+    order: the slots that each text keeps.
+    places: which of the distinct ones each text is; see `plan.distinct`.
+  """
+  if len(places) == len(jax.tree.leaves(cache)[0]):
+    # Each device of a mesh moves its own texts.
+    return _moved(cache, order)
+  return _moved_apart(cache, order, places)
+
+
+@jax.jit
+def _moved(cache, order):
+  move = jax.vmap(lambda leaf, order: leaf[order])
+  return jax.tree.map(lambda leaf: move(leaf, order), cache)
+
+
+@jax.jit
+def _moved_apart(cache, order, places):
+  return jax.tree.map(lambda leaf: leaf[places[:, None], order], cache)

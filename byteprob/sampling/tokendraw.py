@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from byteprob.covers import NONE
+from byteprob.engine.request import LogitWarpers
 from byteprob.rules.common import child
-from byteprob.sampling.controls import Controls
 from byteprob.sampling.trail import Spelling
 from byteprob.tokenization.tables import Tables
 
@@ -101,7 +101,7 @@ def restrict(
 
 def draw(
   how: How,
-  controls: Controls,
+  controls: LogitWarpers,
   key: jax.Array,
   step: Int[Array, " B"],
   values: Float[Array, "B V"],
@@ -133,9 +133,9 @@ def draw(
 
 
 def weights(
-  how: How, controls: Controls, values: Float[Array, "B V"]
+  how: How, controls: LogitWarpers, values: Float[Array, "B V"]
 ) -> Float[Array, "B V"]:
-  """What `controls.control` leaves of each row, over its largest.
+  """What `request.warp` leaves of each row, over its largest.
 
   The law is the same: of tokens that tie the lower ids stay.
   """

@@ -18,11 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from byteprob import covers, lemma
 from byteprob.covers import NONE
-from byteprob.numerics import logsumexp
-from byteprob.sampling import tokendraw
-from byteprob.sampling import trail as trails
-from byteprob.sampling.controls import Controls
-from byteprob.sampling.state import (
+from byteprob.engine.generate import (
   CONTEXT,
   ENDED,
   FULL,
@@ -30,6 +26,10 @@ from byteprob.sampling.state import (
   RUNNING,
   STOPPED,
 )
+from byteprob.engine.request import LogitWarpers
+from byteprob.numerics import logsumexp
+from byteprob.sampling import tokendraw
+from byteprob.sampling import trail as trails
 from byteprob.sampling.trail import Spelling
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, Extend, Params
@@ -112,7 +112,7 @@ def run(
   tables: Tables,
   params: Params,
   spelling: Spelling,
-  controls: Controls,
+  controls: LogitWarpers,
   stops: tuple[Array, Array],
   state: State,
 ) -> State:

@@ -22,13 +22,12 @@ from jaxtyping import Float
 
 from byteprob import rules, scoring
 from byteprob.covers import NONE
+from byteprob.engine import generate as states
 from byteprob.plan import Query, bucket
-from byteprob.sampling import state as states
 from byteprob.sampling import tokenloop
 from byteprob.sampling.batch import REASONS, Reason
-from byteprob.sampling.room import Prompt
 from byteprob.sampling.settings import Common, stop_strings
-from byteprob.sampling.starts import Start, draw_covers, fill, join
+from byteprob.sampling.starts import Prompt, Start, draw_covers, fill, join
 from byteprob.sampling.tokendraw import How
 from byteprob.sampling.tokenloop import Limits, State
 from byteprob.sampling.trail import Read, Spelling, Stands
@@ -205,7 +204,7 @@ class _Decoder:
         self._tables,
         self._model.params,
         self._spelling,
-        self._settings.controls(self._model.vocab_size),
+        self._settings.warpers(self._model.vocab_size),
         stop_strings(self._settings.stop),
         self._state,
       )

@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Int, UInt8
 from byteprob import covers, rules
 from byteprob.covers import NONE, ROOT
 from byteprob.rules import common
-from byteprob.sampling.state import write_path
 from byteprob.tokenization.tables import Tables
 
 
@@ -124,7 +123,7 @@ def follow(
     byte = spelling.text[spelling.begin[token] + at].astype(jnp.int32)
     active = (known <= at) & (at < stop)
     nodes, front = advance(nodes, front, byte, active)
-    path = write_path(path, trail.length + at - known, front, active)
+    path = _write_path(path, trail.length + at - known, front, active)
     return nodes, front, path
 
   nodes, front, path = jax.lax.fori_loop(
@@ -150,3 +149,13 @@ def follow(
     length=trail.length + jnp.maximum(stop - known, 0),
   )
   return after, crowded
+
+
+def _write_path(path, at, front, active):
+  """Notes the front after a byte; see `covers.Path`."""
+  each = jnp.arange(len(at))
+  at = jnp.where(active, at, path.node.shape[1])
+  return covers.Path(
+    node=path.node.at[each, at].set(front.node, mode="drop"),
+    place=path.place.at[each, at].set(front.place, mode="drop"),
+  )
