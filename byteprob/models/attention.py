@@ -15,8 +15,7 @@ def rotations(
   """Cosines and sines of every row's angles, for `rotate`."""
   step = jnp.asarray(step, jnp.float32)[None, None, None]
   angles = positions.astype(jnp.float32)[:, :, None, None] * step
-  # Else XLA computes them again for every head of every layer.
-  return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+  return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotate(

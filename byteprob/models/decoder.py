@@ -369,6 +369,8 @@ def extend(
   positions: Int[Array, "B T"],
   slots: Int[Array, "B T"],
   mask: Bool[Array, "B T S"],
+  *,
+  heads_apart: bool = False,
 ) -> tuple[Float[Array, "B T V"], Cache]:
   """One model call, as `byteprob.types.Extend` with `config` before it.
 
@@ -386,11 +388,12 @@ def extend(
     slots: `int32[B, T]`, not negative; `S` or more: not written. No two new
       rows of a batch row may share a slot below `S`.
     mask: `bool[B, T, S]`.
+    heads_apart: see `attention.attend` (static).
 
   Returns:
     `float32[B, T, V]` logits and the new cache.
   """
-  return Decoder(config).apply(
+  return Decoder(config, heads_apart).apply(
     {"params": params}, tokens, positions, mask, cache, slots
   )
 

@@ -176,7 +176,10 @@ def extend(
   pin = functools.partial(_pin, config, mesh, batch)
   inputs = [pin(x, "batch") for x in (tokens, positions, slots, mask)]
   cache = _pin_cache(config, mesh, cache)
-  logits, cache = decoder.extend(config, params, cache, *inputs)
+  # Heads that meet would have their scores summed over devices.
+  logits, cache = decoder.extend(
+    config, params, cache, *inputs, heads_apart=mesh.shape["model"] > 1
+  )
   return pin(logits, "batch", None, "vocab"), _pin_cache(config, mesh, cache)
 
 

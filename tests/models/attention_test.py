@@ -1,5 +1,6 @@
 """Device: attention and cache rows, against the obvious NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,8 +30,9 @@ def _obvious(q, k, v, mask, scale, softcap):
   return y
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("softcap", [None, 0.7])
-def test_attention_equals_the_obvious_one(softcap):
+def test_attention_equals_the_obvious_one(softcap, apart):
   q = _random(_B, _T, _N, _D, seed=0)
   k = _random(_B, _S, _K, _D, seed=1)
   v = _random(_B, _S, _K, _D, seed=2)
@@ -44,10 +46,49 @@ def test_attention_equals_the_obvious_one(softcap):
     scale=0.9,
     softcap=softcap,
     precision="highest",
+    apart=apart,
   )
   want = _obvious(q, k, v, mask, 0.9, softcap)
   np.testing.assert_allclose(got, want, atol=1e-6)
   assert not np.asarray(got[0, 1]).any()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_gradients_are_the_finite_differences(softcap, apart):
+  q = _random(_B, _T, _N, _D, seed=0)
+  k = _random(_B, _S, _K, _D, seed=1)
+  v = _random(_B, _S, _K, _D, seed=2)
+  weights = _random(_B, _T, _N, _D, seed=4)
+  mask = np.random.default_rng(3).random((_B, _T, _S)) < 0.6
+  mask[0, 1], mask[1, 2] = False, [True] + [False] * (_S - 1)
+
+  def loss(q, k, v):
+    y = attention.attend(
+      q,
+      k,
+      v,
+      jnp.asarray(mask),
+      scale=0.9,
+      softcap=softcap,
+      precision="highest",
+      apart=apart,
+    )
+    return jnp.sum(y * weights)
+
+  gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v)
+  assert not np.asarray(gradients[0][0, 1]).any()
+  inputs = [x.astype(np.float64) for x in (q, k, v)]
+  for i, gradient in enumerate(gradients):
+    ahead = np.random.default_rng(5 + i).normal(size=gradient.shape)
+    got = np.sum(np.asarray(gradient, np.float64) * ahead)
+    values = []
+    for step in (1e-5, -1e-5):
+      moved = list(inputs)
+      moved[i] = moved[i] + step * ahead
+      values.append(np.sum(_obvious(*moved, mask, 0.9, softcap) * weights))
+    want = (values[0] - values[1]) / 2e-5
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_scores_of_any_size_are_finite():

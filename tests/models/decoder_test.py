@@ -296,6 +296,41 @@ def test_the_forward_is_causal_and_has_gradients(config):
 
 
 @configs
+@pytest.mark.parametrize("length", [1, 6])
+def test_gradients_pass_by_padding(config, length):
+  # Two rows of a text, or one, and rows of padding that attend to nothing.
+  real = min(length, 2)
+  at = np.arange(length, dtype=np.int32)[None]
+  tokens = jnp.asarray(np.where(at < real, at + 3, 10**6))
+  slots = jnp.asarray(np.where(at < real, at, _CAPACITY))
+  mask = np.zeros((1, length, _CAPACITY), bool)
+  mask[0, :real, :real] = np.tril(np.ones((real, real), bool))
+  cache = models.init_cache(config, 1, _CAPACITY)
+  leaves, tree = jax.tree.flatten(_params(config))
+  rng = np.random.default_rng(7)
+  ahead = [rng.normal(size=x.shape).astype(np.float32) for x in leaves]
+
+  def loss(leaves):
+    params = jax.tree.unflatten(tree, leaves)
+    logits, _ = models.extend(
+      config, params, cache, tokens, jnp.asarray(at), slots, jnp.asarray(mask)
+    )
+    return jnp.sum(jnp.tanh(logits[:, :real]))
+
+  gradients = jax.jit(jax.grad(loss))(leaves)
+  assert all(np.isfinite(x).all() for x in gradients)
+  got = sum(np.sum(x * y) for x, y in zip(gradients, ahead, strict=True))
+  step, value = 1e-3, jax.jit(loss)
+  before, after = (
+    value([x + s * y for x, y in zip(leaves, ahead, strict=True)])
+    for s in (-step, step)
+  )
+  np.testing.assert_allclose(
+    got, (after - before) / (2 * step), rtol=0.02, atol=0.02
+  )
+
+
+@configs
 def test_packed_texts_do_not_see_each_other(config):
   texts = [_tokens(1, 9, seed=5), _tokens(1, 9, seed=6)]
   tokens = jnp.concatenate(texts, axis=1)
