@@ -15,7 +15,8 @@ from byteprob.tokenization.tables import Tables
 
 SMALL: Mapping[str, int] = {
   "Y": 48, "M": 96, "Q": 96, "K": 32, "R": 40, "G": 48, "F": 96,
-  "segments": 6, "spines": 6, "pairs": 8, "hypotheses": 5, "longest": 8,
+  "segments": 6, "spines": 6, "pairs": 64, "children": 512,
+  "hypotheses": 5, "longest": 8,
   "T": 192, "E": 128, "runs": 8,
 }  # fmt: skip
 """For alphabets of a few characters."""
@@ -25,9 +26,8 @@ LARGE = {**SMALL, "Y": 320, "M": 320, "F": 352, "K": 48}
 
 _TOKENS = ("token_id", "length", "twin")
 _TRIE = ("low", "high", "twins", "equal", "node_byte", "first_child")
-_RUNS = ("start", "stop", "pair_right", "pair_run")
-_SEGMENTS = ("segment_start", "segment_count", "segment_token")
-_OFFSETS = ("segment_of", "spine_of", "pair_of")
+_RUNS = ("start", "stop")
+_OFFSETS = ("segment_of", "spine_of")
 
 
 def pad(tables: Tables, sizes: Mapping[str, int]) -> Tables:
@@ -62,6 +62,7 @@ def pad(tables: Tables, sizes: Mapping[str, int]) -> Tables:
     tables,
     **fields,
     next=_pad(wide, sizes["Q"], -1),
+    child=_repeat(tables.child, sizes["children"]),
     bpe=tables.bpe and _pad_bpe(tables.bpe, sizes),
     greedy=tables.greedy and _pad_greedy(tables.greedy, sizes),
     unigram=tables.unigram and _pad_unigram(tables.unigram, sizes),
@@ -90,7 +91,7 @@ def _start_at_zero(tables: Tables) -> Tables:
 def _pad_bpe(bpe, sizes):
   fields = {}
   axes = {
-    **dict.fromkeys(_RUNS, "R"), **dict.fromkeys(_SEGMENTS, "G"), "spine": "F"
+    **dict.fromkeys(_RUNS, "R"), "segment": "G", "spine": "F"
   }  # fmt: skip
   for name, axis in axes.items():
     fields[name] = _pad(getattr(bpe, name), sizes[axis], 0)
@@ -102,7 +103,8 @@ def _pad_bpe(bpe, sizes):
   fields["position"] = jnp.asarray(
     np.concatenate([position, spare]).astype(np.int32)
   )
-  for name in ("segments", "spines", "pairs"):
+  fields["pair"] = _repeat(bpe.pair, sizes["pairs"])
+  for name in ("segments", "spines"):
     if getattr(bpe, name) > sizes[name]:
       raise ValueError(f"{name} is {getattr(bpe, name)}")
     fields[name] = sizes[name]
@@ -148,6 +150,15 @@ def _at_most(value: int, limit: int) -> int:
   if value > limit:
     raise ValueError(f"there are {value} and not {limit}")
   return limit
+
+
+def _repeat(table, size: int):
+  """A hash table of more slots."""
+  table = np.asarray(table)
+  times = size // len(table)
+  if times * len(table) != size:
+    raise ValueError(f"there are {len(table)} slots and not {size}")
+  return jnp.asarray(np.concatenate([table] * times))
 
 
 def _pad(array, size: int, fill):

@@ -10,10 +10,14 @@ from jaxtyping import Array, Bool, Int
 
 from byteprob.rules import common
 from byteprob.rules.common import NONE
+from byteprob.tokenization import cuckoo
 from byteprob.tokenization.tables import BpeTables, Tables
 
 LOCAL = True
 """What may follow a node is decided by its own path alone."""
+
+_LOOKUPS = 4096
+"""As many are done at once, whether they are asked for or not."""
 
 
 def begin(tables: Tables, nodes: int, states: int) -> tuple[()]:
@@ -85,20 +89,24 @@ def mask(
 
 def forbidden(bpe: BpeTables, last: Int[Array, " R"]) -> Bool[Array, "R Y"]:
   """Tokens that a merge would join to each token, in sorted order."""
-  segment = bpe.segment_of[last][:, None] + jnp.arange(bpe.segments)[None]
-  some = segment < bpe.segment_of[last + 1][:, None]
+  segment, some = _listed(bpe.segment_of, last, bpe.segments)
   some &= (last != NONE)[:, None]
+  segment = bpe.segment[segment]
+  first = segment[..., 0]
 
   def run(row, number, item):
-    at = bpe.segment_start[segment[row, number]] + item
+    at = first[row, number] + item
     return bpe.start[at], bpe.stop[at]
 
-  length = jnp.where(some, bpe.segment_count[segment], 0)
+  length = jnp.where(some, segment[..., 1] - first, 0)
   return common.spread(length, len(bpe.position), run, bpe.position)
 
 
 def _check(tables, lanes, left, right, asked):
   """`bool[W]` whether BPE leaves the pairs that are asked for as they are."""
+  bpe = tables.bpe
+  if len(asked) * bpe.segments * bpe.spines <= _LOOKUPS:
+    return pair_allowed(bpe, left, right)
   lanes = min(lanes, len(asked))
   order = jnp.argsort(~asked, stable=True).astype(jnp.int32)
   count = asked.sum()
@@ -106,7 +114,7 @@ def _check(tables, lanes, left, right, asked):
   def check(carry):
     begin, allowed = carry
     lane = order[jnp.minimum(begin + jnp.arange(lanes), len(asked) - 1)]
-    ok = pair_allowed(tables.bpe, left[lane], right[lane])
+    ok = pair_allowed(bpe, left[lane], right[lane])
     return begin + lanes, allowed.at[lane].set(ok)
 
   start = (jnp.int32(0), jnp.zeros_like(asked))
@@ -117,36 +125,35 @@ def pair_allowed(
   bpe: BpeTables, left: Int[Array, " P"], right: Int[Array, " P"]
 ) -> Bool[Array, " P"]:
   """Whether BPE leaves pairs of tokens as they are; `left` may be -1."""
-  segment = bpe.segment_of[left][:, None] + jnp.arange(bpe.segments)[None]
-  on_segment = segment < bpe.segment_of[left + 1][:, None]
-  spine = bpe.spine_of[right][:, None] + jnp.arange(bpe.spines)[None]
-  on_spine = spine < bpe.spine_of[right + 1][:, None]
-  on_segment &= (left != NONE)[:, None]
-  symbol = jnp.where(on_segment, bpe.segment_token[segment], NONE)
-  part = jnp.where(on_spine, bpe.spine[spine], NONE)
-  run = _find_pair(bpe, symbol[:, :, None], part[:, None, :])
-  first = bpe.segment_start[segment][:, :, None]
-  inside = (run >= first) & (
-    run < first + bpe.segment_count[segment][:, :, None]
-  )
+  segment, there = _listed(bpe.segment_of, left, bpe.segments)
+  there &= (left != NONE)[:, None]
+  segment = bpe.segment[segment][:, :, None]
+  first, symbol = segment[..., 0], segment[..., 2]
+  stop = jnp.where(there[:, :, None], segment[..., 1], NONE)
+  spine, there = _listed(bpe.spine_of, right, bpe.spines)
+  part = jnp.where(there, bpe.spine[spine], NONE)[:, None, :]
   place = bpe.position[right][:, None, None]
-  inside &= (bpe.start[run] <= place) & (place < bpe.stop[run])
-  return ~(inside & (run != NONE)).any((1, 2))
+  merged = jnp.bool_(False)
+  for run, other, start in _merges(bpe, symbol, part):
+    # A run of another left part is not in the segment; one of this right part
+    # stops behind all tokens that have it on their spine.
+    inside = (first <= run) & (run < stop)
+    merged |= inside & (other == part) & (start <= place)
+  return ~merged.any((1, 2))
 
 
-def _find_pair(bpe, left, right):
-  """The run of the merge of each pair of symbols, -1 if they never merge."""
-  some = (left != NONE) & (right != NONE)
-  low = jnp.where(some, bpe.pair_of[left], 0)
-  stop = jnp.where(some, bpe.pair_of[left + 1], 0)
-  low, stop = jnp.broadcast_arrays(low, stop)
-  high = stop
-  for _ in range(bpe.pairs.bit_length()):
-    middle = (low + high) >> 1
-    before = (low < high) & (bpe.pair_right[middle] < right)
-    low, high = (
-      jnp.where(before, middle + 1, low),
-      jnp.where(before, high, jnp.minimum(middle, high)),
-    )
-  found = (low < stop) & (bpe.pair_right[low] == right)
-  return jnp.where(found, bpe.pair_run[low], NONE)
+def _merges(bpe, left, right):
+  """What the merges of pairs of symbols may be: run, right part, start."""
+  slot = cuckoo.slots(left, right, len(bpe.pair))
+  rows = [
+    bpe.pair.at[slot[..., way]].get(mode="promise_in_bounds")
+    for way in range(cuckoo.WAYS)
+  ]
+  return [tuple(row[..., part] for part in range(3)) for row in rows]
+
+
+def _listed(offsets, token, most):
+  """What offsets list of tokens, `[P, most]`: its indices, and if there are."""
+  bounds = offsets[token[:, None] + jnp.arange(2)[None]]
+  item = bounds[:, :1] + jnp.arange(most)[None]
+  return item, item < bounds[:, 1:]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from byteprob.tokenization import cuckoo
 from byteprob.tokenization.tables import Tables
 
 NONE = -1
@@ -28,18 +29,11 @@ def child(
   tables: Tables, place: Int[Array, "*W"], byte: Int[Array, "*#W"]
 ) -> Int[Array, "*W"]:
   """The children of trie nodes by a byte, -1 where there is none."""
-  low = jnp.where(place == NONE, 0, tables.first_child[place])
-  stop = low + jnp.where(place == NONE, 0, tables.children[place])
-  high = stop
-  for _ in range(9):  # a node has at most 256 children
-    middle = (low + high) >> 1
-    before = (low < high) & (tables.node_byte[middle] < byte)
-    low, high = (
-      jnp.where(before, middle + 1, low),
-      jnp.where(before, high, jnp.minimum(middle, high)),
-    )
-  found = (low < stop) & (tables.node_byte[low] == byte)
-  return jnp.where(found, low, NONE)
+  key = (place << 8) | byte
+  slot = cuckoo.slots(*jnp.broadcast_arrays(place, byte), len(tables.child))
+  row = tables.child.at[slot].get(mode="promise_in_bounds")
+  there = row[..., 0] == key[..., None]
+  return jnp.where(there, row[..., 1], NONE).max(-1)
 
 
 def step(

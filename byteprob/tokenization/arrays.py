@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from byteprob.errors import UnsupportedTokenizerError
-from byteprob.tokenization import automaton, bpe, greedy, machine, trie, unigram
+from byteprob.tokenization import (
+  automaton,
+  bpe,
+  cuckoo,
+  greedy,
+  machine,
+  trie,
+  unigram,
+)
 from byteprob.tokenization.spec import TokenizerSpec
 from byteprob.tokenization.tables import BpeTables, FormTables, Info, Tables
 
@@ -76,6 +84,7 @@ def assemble(
     node_byte=int32(nodes.byte),
     first_child=int32(nodes.first_child),
     children=int32(nodes.children),
+    child=trie.child_table(nodes),
     next=np.ascontiguousarray(tokens.next, narrow),
     cut=int32(tokens.cut),
     ends=tokens.ends,
@@ -140,9 +149,6 @@ def _bpe_tables(spec, tree, ids) -> BpeTables:
     runs.segment_of, runs.segment_start, runs.segment_count, symbol
   )
   spine_of, spine = rows(runs.spine_of, runs.spine)
-  by_pair = np.lexsort((order[right], order[left]))
-  pair_of = np.searchsorted(order[left][by_pair], np.arange(len(ids) + 1))
-
   # Tokens that are not in the tables leave gaps in the order; close them.
   rank = np.full(len(runs.position) + 1, 0)
   rank[runs.position[ids]] = 1
@@ -151,20 +157,25 @@ def _bpe_tables(spec, tree, ids) -> BpeTables:
   def int32(values):
     return np.ascontiguousarray(values, np.int32)
 
+  start = int32(rank[runs.start])
   return BpeTables(
     position=int32(rank[runs.position[ids]]),
-    start=int32(rank[runs.start]),
+    start=start,
     stop=int32(rank[runs.stop]),
     segment_of=int32(segment_of),
-    segment_start=int32(begin),
-    segment_count=int32(count),
-    segment_token=int32(order[symbol]),
+    segment=int32(np.stack([begin, begin + count, order[symbol]], axis=1)),
     spine_of=int32(spine_of),
     spine=int32(order[spine]),
-    pair_of=int32(pair_of),
-    pair_right=int32(order[right][by_pair]),
-    pair_run=int32(by_pair),
+    pair=_pair_table(int32(order[left]), int32(order[right]), start),
     segments=int(np.diff(segment_of).max(initial=0)),
     spines=int(np.diff(spine_of).max(initial=0)),
-    pairs=int(np.diff(pair_of).max(initial=0)),
   )
+
+
+def _pair_table(left, right, start) -> np.ndarray:
+  """The hash table of the merges; see `BpeTables.pair`."""
+  # Of a pair that is there twice the first run holds the other.
+  key = left.astype(np.int64) * 2**32 + right
+  run = np.unique(key, return_index=True)[1]
+  left, right = left[run], right[run]
+  return cuckoo.table(left, right, run, right, start[run])

@@ -7,7 +7,7 @@ import jax
 STATIC = {"static": True}
 """Marks the fields that functions are compiled for."""
 
-VERSION = 3
+VERSION = 4
 """Of the layout and meaning of the arrays; a part of the cache's key."""
 
 SCALE = 36
@@ -60,29 +60,24 @@ class BpeTables:
   Attributes:
     position: `int32[Y]` place in the order in which the runs are runs.
     start, stop: `int32[R]` the runs, sorted by (left part, time).
-    segment_of: `int32[Y + 1]`, segment_start, segment_count, segment_token:
-      `int32[G]` the runs that a token forbids, and the symbol they belong to.
+    segment_of: `int32[Y + 1]`, segment: `int32[G, 3]` the runs that a token
+      forbids: the first, the one past the last, the symbol they belong to.
     spine_of: `int32[Y + 1]`, spine: `int32[F]` left spines.
-    pair_of: `int32[Y + 1]`, pair_right, pair_run: `int32[R]` the merges of
-      each left part, sorted by the right part: that part, and the run.
-    segments, spines, pairs: the largest number for one token of each.
+    pair: `int32[S, 3]` hash table of the merges' two parts (`cuckoo.slots`):
+      the run, the right part, the run's start; -1 in empty slots.
+    segments, spines: the largest number for one token of each.
   """
 
   position: jax.Array
   start: jax.Array
   stop: jax.Array
   segment_of: jax.Array
-  segment_start: jax.Array
-  segment_count: jax.Array
-  segment_token: jax.Array
+  segment: jax.Array
   spine_of: jax.Array
   spine: jax.Array
-  pair_of: jax.Array
-  pair_right: jax.Array
-  pair_run: jax.Array
+  pair: jax.Array
   segments: int = dataclasses.field(metadata=STATIC)
   spines: int = dataclasses.field(metadata=STATIC)
-  pairs: int = dataclasses.field(metadata=STATIC)
 
 
 @jax.tree_util.register_dataclass
@@ -186,6 +181,9 @@ class Tables:
       cannot occur included; they are the first from `low` on.
     node_byte: `int32[M]` the node's last byte.
     first_child, children: `int32[M]` the node's children.
+    child: `int32[S, 2]` hash table of nodes and bytes (`cuckoo.slots`): the
+      node's number times 256, plus the byte (the product wraps around), and
+      the child; -1 in empty slots.
     next: `int32[Q, K]` state after a token of a kind, -1 where it cannot be.
     cut: `int32[Q]` state after a cut, -1 where none can be.
     ends: `bool[Q]` whether the text may end here.
@@ -213,6 +211,7 @@ class Tables:
   node_byte: jax.Array
   first_child: jax.Array
   children: jax.Array
+  child: jax.Array
   next: jax.Array
   cut: jax.Array
   ends: jax.Array

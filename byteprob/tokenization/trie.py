@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from byteprob.errors import UnsupportedTokenizerError
+from byteprob.tokenization import cuckoo
 from byteprob.tokenization.tables import Tables
 
 
@@ -68,6 +70,24 @@ def build(tokens: list[bytes]) -> tuple[Trie, np.ndarray]:
     children=children,
   )
   return trie, node
+
+
+def child_table(trie: Trie) -> np.ndarray:
+  """The hash table of a trie's children; see `Tables.child`.
+
+  Raises:
+    UnsupportedTokenizerError: there are too many for 24 bits.
+  """
+  count = len(trie.byte)
+  if count >= 2**24:
+    raise UnsupportedTokenizerError(
+      f"This tokenizer's tokens begin in {count} ways; 16777215 is the limit."
+    )
+  # Numbers go up with those of the parents.
+  number = np.arange(count, dtype=np.int32)
+  parent = np.repeat(number, trie.children)
+  byte = trie.byte[1:].astype(np.int32)
+  return cuckoo.table(parent, byte, (parent << 8) | byte, number[1:])
 
 
 def spell_all(tables: Tables) -> list[bytes]:
