@@ -88,13 +88,14 @@ def distinct(
   for part in (states, *rest):
     same &= part[:, :, None] == part[:, None, :]
   keep = (states != NONE) & ~same.any(2)
-  rank = jnp.where(keep, jnp.cumsum(keep, 1) - 1, size)
-  row = jnp.arange(len(states))[:, None]
-  empty = jnp.full((len(states), size), NONE, states.dtype)
-  moved = [
-    empty.at[row, rank].set(part, mode="drop") for part in (states, *rest)
-  ]
-  return *moved, (keep.sum(1) > size).any()
+  # A sum over a few is one operation; a running sum or a scatter is several.
+  rank = (earlier[None] & keep[:, None, :]).sum(2)
+  number = jnp.arange(size)[None, :, None]
+  goes = keep[:, None, :] & (rank[:, None, :] == number)
+  found = jnp.where(goes, states[:, None, :], NONE).max(2)
+  others = (jnp.where(goes, part[:, None, :], 0).sum(2) for part in rest)
+  others = (jnp.where(found == NONE, NONE, part) for part in others)
+  return found, *others, (keep & (rank >= size)).any()
 
 
 def ways(
@@ -133,6 +134,16 @@ def owner_of(
   return jnp.minimum(at, len(stop) - 1).astype(jnp.int32)
 
 
+def running_sum(values: Int[Array, " G"]) -> Int[Array, " G"]:
+  """The sums of the values up to each, itself included."""
+  count = len(values)
+  if count * count > _PAIRS:
+    return jnp.cumsum(values)
+  # One operation, where a running sum is several.
+  upto = jnp.tril(jnp.ones((count, count), bool))
+  return jnp.where(upto, values[None], 0).sum(1)
+
+
 def spread(
   length: Int[Array, "R G"],
   size: int,
@@ -154,7 +165,7 @@ def spread(
   if not lists:
     return jnp.zeros((count, len(places)), bool)
   flat = length.ravel()
-  stop = jnp.cumsum(flat)
+  stop = running_sum(flat)
   chunk = min(_CHUNK, 64 * count)
 
   def write(carry):
