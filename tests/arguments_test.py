@@ -540,8 +540,7 @@ def test_an_unknown_setting_brings_the_nearest_to_mind(name, near):
     arguments.settings(Settings, {"max_bytes": 4, name: 1})
   assert str(caught.value) == (
     f"there is no setting {name!r}; did you mean {near!r}? The settings are"
-    " max_bytes, temperature, top_k, top_p, min_p, greedy, stop, eps, ahead,"
-    " rows"
+    " max_bytes, temperature, top_k, top_p, min_p, greedy, stop, eps, exact"
   )
 
 
@@ -588,8 +587,8 @@ def test_a_missing_setting_is_named():
     (Settings, {"eps": 1}, r"^eps must be in \[0, 1\)"),
     (Settings, {"eps": -0.1}, r"^eps must be in \[0, 1\)"),
     (Settings, {"eps": None}, "^eps must be a number"),
-    (Settings, {"ahead": -1}, "^ahead must be"),
-    (Settings, {"rows": 3}, "^rows must be"),
+    (Settings, {"exact": 1}, "^exact must be True or False"),
+    (Settings, {"exact": None}, "^exact must be True or False"),
     (TokenSettings, {"method": "heal"}, "^method must be one of"),
     (TokenSettings, {"method": 3}, "^method must be one of"),
     (TokenSettings, {"backup": 0}, "^backup must be"),

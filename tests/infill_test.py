@@ -481,7 +481,7 @@ def test_orders_and_methods_that_are_none():
     lm.infill("a", "b", key, 4, order="mps")
   with pytest.raises(ValueError, match="method must be one of"):
     lm.infill("a", "b", key, 4, method="heal")
-  with pytest.raises(ValueError, match="draft must be"):
+  with pytest.raises(ValueError, match="no setting 'draft'"):
     lm.infill("a", "b", key, 4, draft=lm)
   with pytest.raises(ValueError, match="max_bytes"):
     lm.infill("a", "b", key, 0)

@@ -1,4 +1,4 @@
-"""Sampling: the same bytes however they are drafted, in the right shares."""
+"""Sampling: the same bytes at fewer model calls, in the right shares."""
 
 import collections
 import itertools
@@ -12,8 +12,8 @@ import pytest
 from benches import check_shares, close, make_bench
 
 from byteprob import scoring
+from byteprob.engine import batch, request
 from byteprob.errors import ConstraintError, PromptError
-from byteprob.sampling import controls, loop, room, sources
 
 EOS = 256
 
@@ -34,18 +34,18 @@ def contexts_of(one, count=4):
     ),
   ],
 )
-def test_drafting_changes_nothing(name, settings):
+def test_lazy_draws_are_the_exact_ones(name, settings):
   one = make_bench(name)
   lm, contexts = one.byte_lm(), contexts_of(one)
   key = jax.random.key(1)
-  drafted = lm.sample(contexts, key, 40, **settings)
-  plain = lm.sample(contexts, key, 40, ahead=0, **settings)
-  for fast, slow in zip(drafted, plain, strict=True):
+  lazy = lm.sample(contexts, key, 40, **settings)
+  exact = lm.sample(contexts, key, 40, exact=True, **settings)
+  for fast, slow in zip(lazy, exact, strict=True):
     assert fast.text == slow.text
     assert fast.reason == slow.reason
-    close(fast.logprobs, slow.logprobs)
+    close(fast.logprobs, slow.logprobs, 3e-5)
     assert fast.calls <= slow.calls
-  calls = [sum(each.calls for each in found) for found in (drafted, plain)]
+  calls = [sum(each.calls for each in found) for found in (lazy, exact)]
   assert calls[0] < calls[1]
 
 
@@ -90,15 +90,20 @@ def test_a_text_does_not_depend_on_its_neighbours():
 
 def test_what_several_texts_begin_with_is_read_once(monkeypatch):
   lm = make_bench("gpt2").byte_lm()
-  read, run = [], scoring.run
+  read, run, read_texts = [], scoring.run, batch.read_texts
 
   def told(model, tables, queries, **kwargs):
     read.append([query.text for query in queries])
     return run(model, tables, queries, **kwargs)
 
+  def read_on(size, reader, member, texts, *rest, **kwargs):
+    read.append(list(texts))
+    return read_texts(size, reader, member, texts, *rest, **kwargs)
+
   monkeypatch.setattr(scoring, "run", told)
+  monkeypatch.setattr(batch, "read_texts", read_on)
   key = jax.random.key(3)
-  for context in (b"a'l", b"l"):
+  for context in (b"a'l" * 12, b"l" * 40):
     lm.sample([context] * 3, key, 4)
     lm.sample_tokens([context] * 3, key, 4)
     assert read == [[context]] * 2
@@ -127,6 +132,7 @@ def reference(one, context, size, settings, allows=None):
   rest = {
     "temperature": 1.0, "top_k": 257, "top_p": 1.0, "min_p": 0.0
   } | settings  # fmt: skip
+  rest.pop("exact", None)
   found = collections.Counter()
 
   def extend(text, probability, left):
@@ -169,12 +175,14 @@ def agree(samples, wanted):
     pytest.param({"top_k": 3}, marks=pytest.mark.slow),
   ],
 )
-@pytest.mark.parametrize("ahead", [12, pytest.param(0, marks=pytest.mark.slow)])
-def test_texts_come_in_their_shares(settings, ahead):
+@pytest.mark.parametrize(
+  "exact", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_texts_come_in_their_shares(settings, exact):
   one = make_bench("gpt2")
   lm, size, context = one.byte_lm(), 3, b"a'"
   samples = itertools.chain.from_iterable(
-    lm.sample([context] * 256, jax.random.key(k), size, ahead=ahead, **settings)
+    lm.sample([context] * 256, jax.random.key(k), size, exact=exact, **settings)
     for k in range(8)
   )
   agree(samples, reference(one, context, size, settings))
@@ -232,7 +240,8 @@ def test_a_constraint_says_when_it_is_complete_or_impossible():
 
 
 @pytest.mark.slow
-def test_pruning_says_what_it_leaves_out():
+@pytest.mark.parametrize("exact", [True, False])
+def test_pruning_says_what_it_leaves_out(exact):
   one = make_bench("gpt2")
   lm, key = one.byte_lm(), jax.random.key(4)
   # Four at a time, as in other tests: nothing is compiled for these alone.
@@ -240,83 +249,26 @@ def test_pruning_says_what_it_leaves_out():
   keys = jax.random.split(key, 8)
 
   def drawn(**settings):
-    return [s for k in keys for s in lm.sample(contexts, k, 40, **settings)]
+    return [
+      sample
+      for k in keys
+      for sample in lm.sample(contexts, k, 40, exact=exact, **settings)
+    ]
 
-  samples, plain = drawn(eps=0.05), drawn(eps=0.05, ahead=0)
-  for fast, slow in zip(samples, plain, strict=True):
-    assert fast.text == slow.text
-    close(fast.logprobs, slow.logprobs)
-    assert fast.error == pytest.approx(slow.error, abs=1e-5)
-  assert sum(sample.error > 0.01 for sample in samples) > 8
-  # What is kept of a text's probability is a part of it.
+  samples = drawn(eps=0.05)
+  assert sum(sample.error > 0.01 for sample in samples) > 4
   texts = [sample.text for sample in samples]
-  for sample, exact in zip(
-    samples, lm.byte_logprobs_batch(texts, contexts * 8), strict=True
-  ):
-    kept = sample.logprobs[: len(exact)].sum() + np.log1p(-sample.error)
-    assert kept <= exact.sum() + 1e-4
-  exact = drawn()
-  assert all(sample.error == 0 for sample in exact)
-  assert sum(s.slots for s in samples) < sum(s.slots for s in exact)
-
-
-@pytest.mark.parametrize(
-  "source",
-  [
-    "look_up",
-    pytest.param("itself", marks=pytest.mark.slow),
-    pytest.param("another", marks=pytest.mark.slow),
-  ],
-)
-def test_any_source_of_drafts_gives_the_same_texts(source):
-  one = make_bench("gpt2")
-  lm, key = one.byte_lm(), jax.random.key(1)
-  contexts = contexts_of(one)
-  # The other tokenizer cannot spell all that this one does.
-  draft = {
-    "look_up": "look_up",
-    "itself": lm,
-    "another": make_bench("gemma").byte_lm(),
-  }[source]
-  wanted = lm.sample(contexts, key, 40)
-  found = lm.sample(contexts, key, 40, draft=draft)
-  for one_way, other in zip(wanted, found, strict=True):
-    assert one_way.text == other.text
-    assert one_way.reason == other.reason
-    close(one_way.logprobs, other.logprobs)
-  calls = [sum(each.calls for each in samples) for samples in (wanted, found)]
-  if source == "itself":
-    assert calls[1] < 0.5 * calls[0]
-
-
-@pytest.mark.slow
-def test_repetition_is_looked_up():
-  lm, key = make_bench("gpt2").byte_lm(), jax.random.key(0)
-  contexts = [b"a'll s " * size for size in (8, 7, 6, 5)]
-  plain = lm.sample(contexts, key, 40, greedy=True)
-  found = lm.sample(contexts, key, 40, greedy=True, draft="look_up")
-  for slow, fast in zip(plain, found, strict=True):
-    assert fast.text == slow.text
-    assert fast.calls <= slow.calls
-
-
-@pytest.mark.parametrize(
-  ("text", "wanted"),
-  [
-    (b"abcdefXabcd", b"efXabcde"),  # then it runs into itself
-    (b"abcdabcd", b"abcdabcd"),
-    (b"xabc", b""),  # not seen before
-    (b"1abcd 2abcd 1abcd", b" 2abcd 1"),  # the longer likeness
-    (b"", b""),
-  ],
-)
-def test_what_is_looked_up(text, wanted):
-  padded = np.zeros(64, np.uint8)
-  padded[: len(text)] = list(text)
-  byte, size = sources.look_up(
-    jnp.asarray(padded), jnp.int32(len(text)), ahead=8, least=4, most=16
-  )
-  assert bytes(np.asarray(byte)[: int(size)].tolist()) == wanted
+  wanted = lm.byte_logprobs_batch(texts, contexts * 8)
+  for sample, own in zip(samples, wanted, strict=True):
+    if exact:
+      # What is kept of a text's probability is a part of it.
+      kept = sample.logprobs[: len(own)].sum() + np.log1p(-sample.error)
+      assert kept <= own.sum() + 1e-4
+    else:
+      close(sample.logprobs[: len(own)], own, 3e-5)
+  plain = drawn()
+  assert all(sample.error == 0 for sample in plain)
+  assert sum(s.calls for s in samples) < sum(s.calls for s in plain)
 
 
 def test_greedy_takes_the_most_probable():
@@ -329,7 +281,7 @@ def test_greedy_takes_the_most_probable():
     text += bytes([byte])
 
 
-def test_controls_cut_off_what_they_should():
+def test_warpers_cut_off_what_they_should():
   logs = jnp.log(jnp.array([0.1, 0.4, 0.3, 0.2] + [0.0] * 253))
   base = {
     "temperature": jnp.float32(1), "top_k": jnp.int32(257),
@@ -338,7 +290,7 @@ def test_controls_cut_off_what_they_should():
   }  # fmt: skip
 
   def kept(**changes):
-    found = controls.control(controls.Controls(**(base | changes)), logs)
+    found = request.warp(request.LogitWarpers(**(base | changes)), logs)
     return np.flatnonzero(np.isfinite(found)).tolist()
 
   assert kept() == [0, 1, 2, 3]
@@ -388,26 +340,27 @@ def test_more_room_is_made_where_it_is_needed(monkeypatch):
     one.padded, end_ids=jnp.zeros(0, jnp.int32)
   )
   lm, key = benches.lm.ByteLM(one.model, endless), jax.random.key(7)
-  wanted = lm.sample([b"abc", b"ca"], key, 300)
-  made = []
-  widen = room.widen
+  contexts = [b"abc", b"ca"]
+  wanted = lm.sample(contexts, key, 300, exact=True)
+  made, grow = [], batch._grow_member
 
-  def noting(tables, limits, state):
-    made.append(limits)
-    return widen(tables, limits, state)
+  def noting(size, member, needs):
+    made.append(needs)
+    return grow(size, member, needs)
 
-  monkeypatch.setattr(room, "widen", noting)
-  compact = room._compact
-  monkeypatch.setattr(
-    room, "_compact", lambda attends, spare: compact(attends, 32)
-  )
-  monkeypatch.setattr(room, "bucket", lambda count: count)
-  for sample, other in zip(
-    lm.sample([b"abc", b"ca"], key, 300), wanted, strict=True
-  ):
-    assert sample.text == other.text
-    close(sample.logprobs, other.logprobs)
-  assert made
+  monkeypatch.setattr(batch, "_grow_member", noting)
+  monkeypatch.setattr(batch, "capacity_of", lambda tokens: 32)
+  small = {"chunk_bytes": 16, "chunk_nodes": 32, "chunk_rows": 8}
+  monkeypatch.setattr(batch, "_CHUNKS", {32: small})
+  for exact in (False, True):
+    made.clear()
+    for sample, other in zip(
+      lm.sample(contexts, key, 300, exact=exact), wanted, strict=True
+    ):
+      assert sample.text == other.text
+      assert sample.reason == other.reason
+      close(sample.logprobs, other.logprobs, 3e-5)
+    assert batch.SLOTS in made
   assert [len(sample.text) for sample in wanted] == [300, 300]
 
 
@@ -415,7 +368,7 @@ def test_more_room_is_made_where_it_is_needed(monkeypatch):
 def test_slots_of_dead_branches_are_used_again():
   one = make_bench("gpt2")
   lm = one.byte_lm()
-  (sample,) = lm.sample([b"a"], jax.random.key(8), 200)
+  (sample,) = lm.sample([b"a"], jax.random.key(8), 200, exact=True)
   tokens = len(lm.encode(b"a" + sample.text))
   nodes = len(lm.covers(b"a" + sample.text))
   assert nodes > 0
@@ -449,11 +402,12 @@ def test_the_context_may_run_full():
     ({"top_k": -1}, "top_k"),
     ({"max_bytes": 0}, "max_bytes"),
     ({"stop": (b"",)}, "stop"),
-    ({"ahead": -1}, "ahead"),
     ({"eps": 1.0}, "eps"),
     ({"eps": -0.1}, "eps"),
-    ({"rows": 2}, "rows"),
-    ({"draft": "magic"}, "draft must be"),
+    ({"exact": 2}, "exact must be True or False"),
+    ({"ahead": 4}, "no setting 'ahead'"),
+    ({"rows": 2}, "no setting 'rows'"),
+    ({"draft": "look_up"}, "no setting 'draft'"),
   ],
 )
 def test_settings_that_make_no_sense_are_errors(settings, message):
@@ -470,7 +424,7 @@ def test_nothing_asked_nothing_given():
 def test_few_shapes_are_compiled():
   lm = make_bench("gpt2").byte_lm()
   lm.sample([b"a"], jax.random.key(0), 20)
-  before = loop.run._cache_size()
+  before = batch._generate._cache_size()
   for size, context in itertools.product((5, 11, 30), (b"", b"a'l", b"l" * 8)):
     lm.sample([context], jax.random.key(size), size, temperature=0.7)
-  assert loop.run._cache_size() == before
+  assert batch._generate._cache_size() == before

@@ -12,8 +12,8 @@ from benches import check_shares, close, make_bench
 
 from byteprob import covers, scoring
 from byteprob import lm as lm_lib
+from byteprob.engine import request
 from byteprob.errors import PromptError
-from byteprob.sampling import controls as controls_lib
 from byteprob.sampling import starts, tokendraw, tokenloop, tokenwise
 
 EOS = 256
@@ -224,10 +224,10 @@ def test_backup_says_how_many_tokens_are_taken_back():
   assert found[0] != found[1] != found[2] != found[0]
 
 
-def law_of_controls(values, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-  """Shares that `controls.control` defines, for one row."""
-  found = controls_lib.control(
-    controls_lib.Controls(
+def law_of_warpers(values, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+  """Shares that `request.warp` defines, for one row."""
+  found = request.warp(
+    request.LogitWarpers(
       temperature=jnp.float32(temperature),
       top_k=jnp.int32(top_k or len(values)),
       top_p=jnp.float32(top_p),
@@ -239,7 +239,7 @@ def law_of_controls(values, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
   return np.asarray(jax.nn.softmax(found), np.float64)
 
 
-CONTROLS = [
+WARPERS = [
   {},
   {"temperature": 0.7},
   {"top_k": 4},
@@ -249,8 +249,8 @@ CONTROLS = [
 ]
 
 
-@pytest.mark.parametrize("settings", CONTROLS)
-def test_controls_leave_of_tokens_what_they_leave_of_bytes(settings):
+@pytest.mark.parametrize("settings", WARPERS)
+def test_warpers_leave_of_tokens_what_they_leave_of_bytes(settings):
   rng = np.random.default_rng(0)
   values = rng.normal(size=(6, 300)).astype(np.float32)
   # Ties, also where the cut-offs fall; and what is impossible.
@@ -258,7 +258,7 @@ def test_controls_leave_of_tokens_what_they_leave_of_bytes(settings):
   values[2] = 0
   values[3, ::2] = -np.inf
   values[4, 3:] = -np.inf
-  wanted = [law_of_controls(row, **settings) for row in values]
+  wanted = [law_of_warpers(row, **settings) for row in values]
   asked = tokenwise.TokenSettings(max_bytes=1, **settings)
   how = tokendraw.How(
     match="starts",
@@ -266,7 +266,7 @@ def test_controls_leave_of_tokens_what_they_leave_of_bytes(settings):
     top_k=asked.top_k > 0,
     top_p=asked.top_p < 1,
   )
-  kept = tokendraw.weights(how, asked.controls(300), jnp.asarray(values))
+  kept = tokendraw.weights(how, asked.warpers(300), jnp.asarray(values))
   share = np.asarray(kept / kept.sum(1, keepdims=True))
   np.testing.assert_allclose(share, wanted, rtol=1e-4, atol=1e-6)
 
@@ -299,7 +299,7 @@ def test_tokens_come_in_their_shares(settings):
   able += one.entry.ends
   values = np.full(len(row), -np.inf)
   values[able] = row[able]
-  check_shares(counts, dict(enumerate(law_of_controls(values, **settings))))
+  check_shares(counts, dict(enumerate(law_of_warpers(values, **settings))))
 
 
 @pytest.mark.parametrize("method", ["cover", "alignment"])
