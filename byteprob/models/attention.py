@@ -96,7 +96,9 @@ def attend(
     precision=precision,
     preferred_element_type=jnp.float32,
   )
-  few = q.shape[1] * k.shape[2] <= _FEW
+  # Of one text the cache is moved as fast: rotations, which XLA computes anew
+  # for every head that a query meets, take as long.
+  few = q.shape[0] > 1 and q.shape[1] * k.shape[2] <= _FEW
   how = _attend_together if few and not apart else _attend_apart
   return how(q, k, v, mask, functools.partial(_cap, scale, softcap), dot)
 
