@@ -21,7 +21,7 @@ from byteprob.engine.config import EngineConfig
 from byteprob.engine.evaluate import known_logprobs
 from byteprob.engine.read import ALL, ENTRIES
 from byteprob.errors import PromptError
-from byteprob.numerics import normalized
+from byteprob.numerics import logsumexp, normalized
 
 MAX_LOGITS = 2**26
 """Logits of one model call, for all texts."""
@@ -145,7 +145,11 @@ def _score(reader, counted, along, context) -> list[Scored]:
   texts = texts + [b""] * (batch - len(texts))
   first = _next(reader.tables, member) if needed else None
   size, member, told = read_texts(size, reader, member, texts, ALL, along=along)
-  last = np.asarray(_next(reader.tables, member))
+  last, _ = jax.device_get(_next(reader.tables, member))
+  if needed and not reader.trust_model:
+    # Entries alone are read at any scale.
+    for (byte, _), scale in zip(told, np.asarray(first[1]), strict=True):
+      byte[:1] -= scale
   scores = []
   for k in range(len(queries)):
     byte, rows_ = told[k]
@@ -156,7 +160,7 @@ def _score(reader, counted, along, context) -> list[Scored]:
       )
     table = None
     if along:
-      start = np.asarray(first)[k][None]
+      start = np.asarray(first[0])[k][None]
       table = np.concatenate([start, _normalized(rows_)])
     own = float(total[places[k]]) if context else 0.0
     scores.append(Scored(byte, last[k], own, table))
@@ -172,5 +176,8 @@ def _normalized(rows):
 
 @jax.jit
 def _next(tables, member):
+  """Next-byte log-probs, and the log of what they are in all as they come."""
   everyone = jnp.ones(member.num_bytes.shape, bool)
-  return normalized(known_logprobs(tables, member, everyone))
+  found = known_logprobs(tables, member, everyone)
+  scale = logsumexp(found, 1)
+  return normalized(found), jnp.where(jnp.isneginf(scale), 0.0, scale)
