@@ -21,8 +21,8 @@ def bounds(
   log_weights: Float[Array, "B K"],
   known: Sequence[Float[Array, "B 257"]],
   rest: Sequence[Float[Array, " B"]],
-) -> tuple[Float[Array, "B 257"], Float[Array, "B 257"]]:
-  """Lower and upper bounds of the next byte's log-prob.
+) -> tuple[Float[Array, "B 257"], Float[Array, " B"]]:
+  """Lower bounds of the next byte's log-prob, and what all bytes lack of it.
 
   Args:
     pool: how members become one; None for one alone.
@@ -31,12 +31,12 @@ def bounds(
     rest: what its other entries may add in all.
 
   Returns:
-    The bounds, normalized by one number for each text; equal where every
-    member's `rest` is -inf.
+    The bounds, not normalized, and the log of what the bytes may have more in
+    all: -inf where every member's `rest` is.
   """
   if pool is None:
     (lower,), (more,) = known, rest
-    return lower, jnp.logaddexp(lower, more[:, None])
+    return lower, more
   lows, highs = [], []
   for lower, more, temperature in zip(
     known, rest, pool.temperatures, strict=True
@@ -51,15 +51,27 @@ def bounds(
       norms = logsumexp(upper, 1)[:, None], logsumexp(lower, 1)[:, None]
     lows.append(_minus(lower, norms[0]))
     highs.append(_minus(upper, norms[1]))
-  low, high = jnp.stack(lows, 1), jnp.stack(highs, 1)
-  if pool.grows:
-    return pool.rule(low, log_weights), pool.rule(high, log_weights)
-  exact = jnp.isneginf(jnp.stack(rest, 1)).all(1)[:, None]
-  found = pool.rule(low, log_weights)
-  return (
-    jnp.where(exact, found, -jnp.inf),
-    jnp.where(exact, found, jnp.inf),
-  )
+  low = pool.rule(jnp.stack(lows, 1), log_weights)
+  ready = jnp.isneginf(jnp.stack(rest, 1)).all(1)
+  if pool.rule is pooling.mixture and set(pool.temperatures) == {1.0}:
+    # The members' shares of what is not known add up.
+    part = jnp.stack(
+      [
+        more - jnp.logaddexp(logsumexp(lower, 1), more)
+        for lower, more in zip(known, rest, strict=True)
+      ],
+      1,
+    )
+    part = jnp.where(jnp.isneginf(jnp.stack(rest, 1)), -jnp.inf, part)
+    lack = logsumexp(log_weights + part, 1)
+  elif pool.grows:
+    high = pool.rule(jnp.stack(highs, 1), log_weights)
+    gap = jnp.where(high > low, jnp.exp(high) - jnp.exp(low), 0.0)
+    lack = jnp.log(gap.sum(1))
+  else:
+    lack = jnp.full(ready.shape, jnp.inf)
+    low = jnp.where(ready[:, None], low, -jnp.inf)
+  return low, jnp.where(ready, -jnp.inf, lack)
 
 
 def _minus(values, norm):

@@ -211,14 +211,13 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
     for table, member in zip(tables, state.members, strict=True)
   ]
   ready = functools.reduce(operator.and_, [jnp.isneginf(m) for m in rest])
-  lower, upper = combine.bounds(config.pool, state.log_weights, known, rest)
+  lower, more = combine.bounds(config.pool, state.log_weights, known, rest)
   able = requests.allowed(request, state.dfa_state)
   low = jnp.where(able, lower, -jnp.inf)
-  high = jnp.where(able, upper, -jnp.inf)
   keys = jax.random.wrap_key_data(state.key, impl=config.key_impl)
-  keys = jax.vmap(jax.random.fold_in)(keys, state.length)
-  symbol, decided = requests.draw(request.warpers, keys, low, high)
-  impossible = jnp.isneginf(high).all(1)
+  lot = jax.vmap(_lot)(keys, state.length)
+  symbol, decided = requests.draw(request.warpers, lot, low, more)
+  impossible = jnp.isneginf(low).all(1) & jnp.isneginf(more)
   exact = request.exact | (config.pool is not None and config.pool.follows)
   decided = (decided | impossible) & (ready | ~exact)
 
@@ -300,6 +299,11 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
     grow & (state.needs == 0) & _goes_on(request, given, state),
     blocked & (state.needs == 0),
   )
+
+
+def _lot(key, step) -> Float[Array, ""]:
+  """The random number of a text's step."""
+  return jax.random.uniform(jax.random.fold_in(key, step))
 
 
 def _crowded(member) -> Bool[Array, " B"]:

@@ -1,8 +1,10 @@
 """Device: how bytes are drawn, all of it data: no shape depends on it.
 
-Warpers act on the 257 symbols of the byte-level model. A draw is the argmax of
-the warped log-probs plus Gumbel noise that depends on the key alone. Where only
-bounds of the probabilities are known, the draw is often decided all the same.
+Warpers act on the 257 symbols of the byte-level model. A draw is the symbol at
+which the distribution function passes a random number that depends on the key
+alone. Where a part of the probability is still unknown, the draw is mostly
+certain all the same: what is unknown moves each step of that function by no
+more than itself.
 """
 
 from typing import NamedTuple
@@ -94,76 +96,107 @@ def cuts(warpers: LogitWarpers) -> Bool[Array, ""]:
 
 def draw(
   warpers: LogitWarpers,
-  key: jax.Array,
+  lot: Float[Array, " B"],
   lower: Float[Array, "B A"],
-  upper: Float[Array, "B A"],
+  more: Float[Array, " B"],
 ) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
-  """Draws a symbol of each text from bounds of its distribution.
+  """Draws a symbol of each text from what is known of its distribution.
 
   Args:
     warpers: how.
-    key: `key[B]` of this step; it decides everything.
-    lower, upper: bounds of log-probs in nats, normalized by the same unknown
-      number; equal where they are known.
+    lot: random numbers in [0, 1); they decide everything.
+    lower: lower bounds of log-probs in nats, not normalized.
+    more: log of what all symbols together may have more than that; -inf where
+      everything is known.
 
   Returns:
-    The symbols (256 for the end), and whether any distribution between the
+    The symbols (256 for the end), and whether any distribution that fits the
     bounds would give the same; trust nothing else.
   """
-  noise = jax.vmap(lambda one: jax.random.gumbel(one, lower.shape[1:]))(key)
-  noise = jnp.where(warpers.greedy, 0.0, noise)
-  temperature = jnp.where(warpers.greedy, 1.0, warpers.temperature)
-  warpers = warpers._replace(temperature=temperature)
+  top = lower.max(1)
+  top = jnp.where(jnp.isneginf(top), 0.0, top)
+  known = jnp.exp(lower - top[:, None])
+  extra = jnp.exp(more - top)
+  best = known.argmax(1).astype(jnp.int32)
 
-  def plain():
-    noisy = lower / temperature + noise
-    symbol = noisy.argmax(1).astype(jnp.int32)
-    return symbol, _wins(temperature, noise, lower, upper, symbol)
+  def greedy():
+    own = jnp.arange(lower.shape[1])[None] == best[:, None]
+    second = jnp.where(own, 0.0, known).max(1)
+    return best, (second + extra < known.max(1)) | (extra == 0)
 
-  def cut():
-    kept = jax.vmap(lambda one: warp(warpers, one))(lower)
-    symbol = (kept + noise).argmax(1).astype(jnp.int32)
-    sure, lost = jax.vmap(lambda *one: _cut_off(warpers, *one))(
-      lower, upper, symbol
-    )
-    rivals = jnp.where(lost, -jnp.inf, upper)
-    return symbol, sure & _wins(temperature, noise, lower, rivals, symbol)
+  def sampled():
+    scaled = jnp.exp((lower - top[:, None]) / warpers.temperature)
+    # What is unknown adds most to the largest where powers are convex, and
+    # spread over all symbols where they are concave.
+    power = 1 / warpers.temperature
+    convex = jnp.expm1(power * jnp.log1p(extra))
+    concave = lower.shape[1] ** (1 - power) * extra**power
+    rest = jnp.where(power >= 1, convex, concave)
 
-  symbol, decided = jax.lax.cond(cuts(warpers) & ~warpers.greedy, cut, plain)
-  # Where everything is known there is nothing to wait for.
-  return symbol, decided | (lower == upper).all(1)
+    def plain():
+      return scaled, rest
+
+    def cut():
+      kept, maybe = jax.vmap(lambda *one: _cut(warpers, *one))(known, extra)
+      high = (known + extra[:, None]) ** power
+      doubt = jnp.where(maybe & (extra > 0)[:, None], high, 0.0).sum(1)
+      return jnp.where(kept, scaled, 0.0), rest + doubt
+
+    mass, rest = jax.lax.cond(cuts(warpers), cut, plain)
+    return _invert(lot, mass, rest)
+
+  return jax.lax.cond(warpers.greedy, greedy, sampled)
 
 
-def _wins(temperature, noise, lower, upper, symbol):
-  """Whether each symbol wins even if all others are at their upper bounds."""
-  own = jnp.take_along_axis(lower, symbol[:, None], 1) / temperature
-  own += jnp.take_along_axis(noise, symbol[:, None], 1)
-  rival = upper / temperature + noise
-  other = jnp.arange(lower.shape[1])[None] != symbol[:, None]
-  return (jnp.where(other, rival, -jnp.inf) < own).all(1) & jnp.isfinite(
-    own[:, 0]
+def _invert(lot, mass, rest):
+  """The symbol at which the distribution function passes a random number.
+
+  Args:
+    lot: the random numbers.
+    mass: `[B, A]` what each symbol has at least.
+    rest: `[B]` what all of them may have more.
+  """
+  # A sum of pairs: it compiles and runs faster than a scan of 257 values.
+  each = jnp.arange(mass.shape[1])
+  upto = each[None] <= each[:, None]
+  total = jnp.where(upto[None], mass[:, None, :], 0.0).sum(2)
+  point = lot * (total[:, -1] + rest)
+  passed = total > point[:, None]
+  symbol = passed.argmax(1).astype(jnp.int32)
+  before = jnp.where(~passed, total, 0.0).max(1)
+  sure = passed.any(1) & (
+    (before + rest <= point) | (rest == 0) | (symbol == 0)
   )
+  # The first symbol with any mass is not passed by what stands before it.
+  return symbol, sure
 
 
-def _cut_off(warpers, lower, upper, symbol):
-  """Whether a symbol surely stays, and which others surely go, `[A]`."""
-  low, high = lower / warpers.temperature, upper / warpers.temperature
-  top = high.max()
-  low, high = jnp.exp(low - top), jnp.exp(high - top)
-  each = jnp.arange(len(low))
-  # `before[a, b]`: b surely, or maybe, stands before a.
-  surely = low[None] > high[:, None]
-  maybe = (high[None] >= low[:, None]) & (each[None] != each[:, None])
+def _cut(warpers, known, extra):
+  """Which symbols surely stay, and which may, `[A]` each.
+
+  Args:
+    warpers: what cuts symbols off.
+    known: `[A]` what each has at least.
+    extra: `[]` what all of them may have more.
+  """
+  power = 1 / warpers.temperature
+  low, high = known**power, (known + extra) ** power
+  surely = _before(low) & (low[None] > high[:, None])
+  ahead = jnp.where(extra > 0, high[None] >= low[:, None], _before(low))
+  ahead &= ~jnp.eye(len(low), dtype=bool)
+  surely = jnp.where(extra > 0, surely, ahead)
+  # The probability of the top-k symbols, at least and at most.
   least = jnp.where(_before(low).sum(1) < warpers.top_k, low, 0.0).sum()
-  most = high.sum()
-  before = jnp.where(maybe[symbol], high, 0.0).sum()
-  stays = maybe[symbol].sum() < warpers.top_k
-  stays &= (before < warpers.top_p * least) | ~maybe[symbol].any()
-  stays &= low[symbol] >= warpers.min_p * high.max()
-  gone = surely.sum(1) >= warpers.top_k
-  gone |= jnp.where(surely, low[None], 0.0).sum(1) >= warpers.top_p * most
-  gone |= high < warpers.min_p * low.max()
-  return stays, gone
+  most = jnp.where(_before(high).sum(1) < warpers.top_k, high, 0.0).sum()
+  stays = ahead.sum(1) < warpers.top_k
+  before = jnp.where(ahead, high[None], 0.0).sum(1)
+  stays &= (before < warpers.top_p * least) | ~ahead.any(1)
+  stays &= low >= warpers.min_p * high.max()
+  goes = surely.sum(1) >= warpers.top_k
+  before = jnp.where(surely, low[None], 0.0).sum(1)
+  goes |= (before >= warpers.top_p * most) & surely.any(1)
+  goes |= high < warpers.min_p * low.max()
+  return stays, ~stays & ~goes
 
 
 def allowed(request: DecodeRequest, state: Int[Array, " B"]):
