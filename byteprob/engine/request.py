@@ -137,7 +137,9 @@ def draw(
       return scaled, rest
 
     def cut():
-      kept, maybe = jax.vmap(lambda *one: _cut(warpers, *one))(known, extra)
+      kept, maybe = jax.vmap(lambda *one: _cut(warpers, *one))(
+        known, extra, rest
+      )
       high = (known + extra[:, None]) ** power
       doubt = jnp.where(maybe & (extra > 0)[:, None], high, 0.0).sum(1)
       return jnp.where(kept, scaled, 0.0), rest + doubt
@@ -171,13 +173,14 @@ def _invert(lot, mass, rest):
   return symbol, sure
 
 
-def _cut(warpers, known, extra):
+def _cut(warpers, known, extra, rest):
   """Which symbols surely stay, and which may, `[A]` each.
 
   Args:
     warpers: what cuts symbols off.
     known: `[A]` what each has at least.
     extra: `[]` what all of them may have more.
+    rest: `[]` the same after the temperature.
   """
   power = 1 / warpers.temperature
   low, high = known**power, (known + extra) ** power
@@ -185,16 +188,16 @@ def _cut(warpers, known, extra):
   ahead = jnp.where(extra > 0, high[None] >= low[:, None], _before(low))
   ahead &= ~jnp.eye(len(low), dtype=bool)
   surely = jnp.where(extra > 0, surely, ahead)
-  # The probability of the top-k symbols, at least and at most.
-  least = jnp.where(_before(low).sum(1) < warpers.top_k, low, 0.0).sum()
-  most = jnp.where(_before(high).sum(1) < warpers.top_k, high, 0.0).sum()
+  # The top-k symbols have at least this together, and at most `rest` more:
+  # what stands before a symbol has a part of that.
+  total = jnp.where(_before(low).sum(1) < warpers.top_k, low, 0.0).sum()
   stays = ahead.sum(1) < warpers.top_k
-  before = jnp.where(ahead, high[None], 0.0).sum(1)
-  stays &= (before < warpers.top_p * least) | ~ahead.any(1)
+  before = jnp.where(ahead, low[None], 0.0).sum(1) + rest
+  stays &= (before < warpers.top_p * (total + rest)) | ~ahead.any(1)
   stays &= low >= warpers.min_p * high.max()
   goes = surely.sum(1) >= warpers.top_k
   before = jnp.where(surely, low[None], 0.0).sum(1)
-  goes |= (before >= warpers.top_p * most) & surely.any(1)
+  goes |= (before >= warpers.top_p * (total + rest)) & surely.any(1)
   goes |= high < warpers.min_p * low.max()
   return stays, ~stays & ~goes
 
