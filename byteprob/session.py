@@ -71,15 +71,20 @@ class Sessions:
         f"give one text for each of the {len(self._contexts)} of the session,"
         f" not {len(more)}"
       )
-    before, pushed = self.texts, self._pushed
+    before, pushed, batch = self.texts, self._pushed, self._batch
     self._pushed = [old + new for old, new in zip(pushed, more, strict=True)]
     try:
       if all(before) and self._model._continues(before, more):
-        self._batch.push(more)
+        # What fails half way leaves nothing to go on with.
+        self._batch = None
+        batch.push(more)
+        self._batch = batch
       else:
         self._batch = self._begin()
     except PromptError:
       self._pushed = pushed
+      if self._batch is None:
+        self._batch = self._begin()
       raise
     self._logprobs = None
     return self

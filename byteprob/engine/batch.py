@@ -265,6 +265,8 @@ class Batch:
     pending, self._pending = self._pending, []
     if not any(any(texts) for texts in pending):
       return
+    if self._pinned:
+      request = exact()
     if len({tuple(texts) for texts in pending}) == 1:
       self._run_given(request, pending[0])
       return
@@ -289,14 +291,16 @@ class Batch:
   def _put(self, k: int, one: "Batch"):
     members, sizes = list(self.state.members), list(self.config.members)
     members[k], sizes[k] = one.state.members[0], one.config.members[0]
-    self.state = self.state._replace(
-      members=tuple(members), calls=one.state.calls
+    # All else has been donated.
+    self.state = one.state._replace(
+      members=tuple(members), log_weights=self.state.log_weights
     )
     self.config = dataclasses.replace(self.config, members=tuple(sizes))
 
   def _run_given(self, request, texts):
     """Reads bytes alone: draws nothing."""
-    limit, status = self.state.limit, self.state.status
+    self._own()
+    limit = self.state.limit
     halt = np.zeros(self.size, np.int32)
     self.state = self.state._replace(limit=halt)
     longest = max(map(len, texts))
@@ -304,7 +308,6 @@ class Batch:
       self._run(request, [text[first : first + GIVEN] for text in texts])
     self._check_context()
     self.state = self.state._replace(limit=limit)
-    del status
 
   def _check_context(self):
     if (np.asarray(self.state.status)[: self.texts] == CONTEXT).any():
@@ -367,6 +370,7 @@ class Batch:
       PromptError: a text is longer than a model's context.
     """
     self._settled = False
+    self._read_pending(settle())
     few = self._pinned or max(map(len, texts)) <= GIVEN
     if few or len({len(r) for r in texts}) < 1:
       self._run_given(exact() if self._pinned else settle(), texts)

@@ -34,9 +34,8 @@ def prefill(
     """The packed mask of the first slots."""
     first = WORD * jnp.arange(words, dtype=jnp.int32)
     bits = (first[:, None] + bit[None])[None] < number[:, None, None]
-    return (bits.astype(jnp.uint32) << bit.astype(jnp.uint32)).sum(
-      2, dtype=jnp.uint32
-    )
+    place = bit[None, None].astype(jnp.uint32)
+    return (bits.astype(jnp.uint32) << place).sum(2, dtype=jnp.uint32)
 
   def body(carry):
     done, cache = carry
