@@ -130,6 +130,7 @@ class Ensemble(ByteModel):
     self, contexts: Sequence[Text]
   ) -> list[Float[np.ndarray, "257"]]:
     """`next_byte_logprobs` of many contexts, bytes or strs, side by side."""
+    contexts = arguments.texts(contexts)
     empty = [b""] * len(contexts)
     found = self.next_byte_logprobs_along_batch(empty, contexts)
     return [rows[-1] for rows in found]
@@ -143,6 +144,7 @@ class Ensemble(ByteModel):
 
     A byte that the strategy makes impossible is at -inf.
     """
+    texts, contexts = arguments.pairs(texts, contexts)
     data = [_bytes(text) for text in texts]
     rows = self.next_byte_logprobs_along_batch(data, contexts)
     return [
@@ -156,6 +158,7 @@ class Ensemble(ByteModel):
     contexts: Sequence[Text] | None = None,
   ) -> list[Float[np.ndarray, "m 257"]]:
     """`next_byte_logprobs_along` of many texts, side by side."""
+    texts, contexts = arguments.pairs(texts, contexts)
     return [
       self.join(told, text)
       for told, text in zip(self.ask(texts, contexts), texts, strict=True)
@@ -175,7 +178,7 @@ class Ensemble(ByteModel):
       PromptError: no member can spell a context, a text or its context is
         longer than a member's context, or a member's tokenizer changes it.
     """
-    contexts = [b""] * len(texts) if contexts is None else contexts
+    texts, contexts = arguments.pairs(texts, contexts)
     befores = [_bytes(context) for context in contexts]
     wholes = [
       before + _bytes(text) for text, before in zip(texts, befores, strict=True)

@@ -233,7 +233,7 @@ class ByteLM(ByteModel):
       PromptError: the text cannot be expressed in the model's tokens, or is
         longer than the model's context.
     """
-    cut = self._cut(text)[-1]
+    cut = self._cut(arguments.context(text, "text"))[-1]
     found = distributions.read(self.model, self.tables, cut.query)
     if cut.prefixed:
       # What comes after the space that the tokenizer puts before a text.
@@ -255,7 +255,7 @@ class ByteLM(ByteModel):
     Raises:
       PromptError: the context cannot be expressed in the model's tokens.
     """
-    cut = self._cut(context)[-1]
+    cut = self._cut(arguments.context(context))[-1]
     if not cut.query.text:
       return [((), 0.0)]
     (score,) = self._score([cut.query], keep_rows=True)
@@ -495,7 +495,7 @@ class ByteLM(ByteModel):
     Raises:
       PromptError: there is none, since the text stops inside a character.
     """
-    cut = self._cut(context)[-1]
+    cut = self._cut(arguments.context(context))[-1]
     return (*cut.query.prefix, *self._paths([cut])[0])
 
   @functools.cached_property
