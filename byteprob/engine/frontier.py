@@ -17,7 +17,7 @@ from byteprob import rules
 from byteprob.covers import Standing
 from byteprob.engine.config import EngineConfig
 from byteprob.rules import common
-from byteprob.rules.common import NONE, child
+from byteprob.rules.common import NONE, child, running_sum
 from byteprob.tokenization.tables import Tables
 
 ROOT = 0
@@ -148,13 +148,12 @@ def advance(
 
   # The k-th token that fits takes the k-th entry that is free.
   free = (trie_node == NONE) & ~held
-  rank = jnp.cumsum(fits) - 1
-  nth = jnp.zeros(count, jnp.int32).at[jnp.where(fits, rank, count)]
-  nth = nth.set(each, mode="drop")
-  place = jnp.cumsum(free) - 1
+  rank = running_sum(fits.astype(jnp.int32)) - 1
+  place = running_sum(free.astype(jnp.int32)) - 1
   born = fits.sum()
   new = free & (place < born)
-  source = nth[place]
+  match = fits[None] & (rank[None] == place[:, None])
+  source = jnp.where(match, each[None], 0).sum(1)
   parent = parent[source]
 
   def put(fresh, old):
