@@ -86,10 +86,10 @@ def complete(constraint: Constraint, state: Int[Array, ""]) -> Bool[Array, ""]:
 
 def is_complete(constraint: Constraint) -> bool:
   """On the host: whether only the empty text matches."""
-  return (
-    bool(constraint.final[0])
-    and not (np.asarray(constraint.next[0]) >= 0).any()
-  )
+  # Not indexed on the device, which compiles a program for each shape.
+  if not np.asarray(constraint.final)[0]:
+    return False
+  return not (np.asarray(constraint.next)[0] >= 0).any()
 
 
 def compile_regex(pattern: str) -> Constraint:
