@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from byteprob import rules
 from byteprob.covers import Standing, child
-from byteprob.numerics import logsumexp
+from byteprob.numerics import logaddexp, logsumexp
 from byteprob.rules.common import NONE, in_form, owner_of
 from byteprob.tokenization.tables import Tables
 
@@ -40,6 +40,9 @@ _FEW = 8
 
 _LANES, _MANY = 256, 2048
 """Children that are treated at a time, of a few texts and of many places."""
+
+_BLOCK_ROWS = 128
+"""Rows that are treated at a time where all bytes are looked at."""
 
 
 Masked = Callable[[Tables, Standing], tuple[jax.Array, jax.Array]]
@@ -123,7 +126,7 @@ def _rows(tables, logits, standing, *, trust_model, masked):
   block, group = _sums(token)
   eos = logsumexp(logits[:, tables.end_ids], 1)
   eos = jnp.where(may_end, eos, -jnp.inf)
-  total = jnp.logaddexp(logsumexp(group, 1), eos)
+  total = logaddexp(logsumexp(group, 1), eos)
   norm = everything if trust_model or masked else total
   return Rows(
     token=token - norm[:, None],
@@ -278,6 +281,8 @@ def next_bytes(
   rows: Rows,
   row: Int[Array, " W"],
   place: Int[Array, " W"],
+  *,
+  fixed: bool = False,
 ) -> Float[Array, "W 257"]:
   """What rows say of the byte after the bytes at a trie node.
 
@@ -286,12 +291,16 @@ def next_bytes(
     rows: the rows.
     row: which row; -1 for none.
     place: trie node of the bytes since the row's node, 0 right after it.
+    fixed: look at as many children of each node as there are bytes, so that
+      reverse-mode differentiation passes; slower.
 
   Returns:
     `[w, b]` log-prob that the next token starts with those bytes and then
     `b`; index 256 that the text ends, if nothing has been read since the
     node. -inf all through where `row` is -1.
   """
+  if fixed:
+    return _every_byte(tables, rows, row, place)
   lanes = _LANES if len(row) <= 1024 else _MANY
   length = jnp.where(row == NONE, 0, tables.children[place])
   stop = jnp.cumsum(length)
@@ -313,3 +322,33 @@ def next_bytes(
   found = jax.lax.while_loop(lambda c: c[0] < stop[-1], add, start)[1]
   at_node = (row != NONE) & (place == 0)
   return found.at[:, 256].set(jnp.where(at_node, rows.eos[row], -jnp.inf))
+
+
+def _every_byte(tables, rows, row, place):
+  """`next_bytes` in a fixed number of steps."""
+  count = len(row)
+  size = min(count, _BLOCK_ROWS)
+  rest = -count % size
+  row = jnp.pad(row, (0, rest), constant_values=NONE)
+  place = jnp.pad(place, (0, rest), constant_values=NONE)
+  item = jnp.arange(256, dtype=jnp.int32)[None]
+  each = jnp.arange(size)[:, None]
+
+  def some(part):
+    own, at = part
+    known = own != NONE
+    number = jnp.where(known, tables.children[at], 0)[:, None]
+    there = item < number
+    node = jnp.where(there, tables.first_child[at][:, None] + item, 0)
+    low = tables.low[node]
+    high = jnp.where(there, tables.high[node], low)
+    whose = jnp.broadcast_to(own[:, None], node.shape)
+    value = mass(rows, whose.ravel(), low.ravel(), high.ravel())
+    byte = jnp.where(there, tables.node_byte[node], 257)
+    found = jnp.full((size, 257), -jnp.inf)
+    found = found.at[each, byte].set(value.reshape(size, 256), mode="drop")
+    eos = jnp.where(known & (at == 0), rows.eos[own], -jnp.inf)
+    return found.at[:, 256].set(eos)
+
+  parts = row.reshape(-1, size), place.reshape(-1, size)
+  return jax.lax.map(some, parts).reshape(-1, 257)[:count]

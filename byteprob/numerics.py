@@ -20,6 +20,27 @@ def logsumexp(values: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
   return jnp.where(none, -jnp.inf, safe + jnp.log(total))
 
 
+@jax.custom_jvp
+def logaddexp(a: Float[Array, "..."], b: Float[Array, "..."]):
+  """Log of the sum of two exponentials; its gradient is always a number."""
+  return jnp.logaddexp(a, b)
+
+
+@logaddexp.defjvp
+def _logaddexp_jvp(primals, tangents):
+  out = logaddexp(*primals)
+  none = jnp.isneginf(out)
+
+  def share(value):
+    # The difference of two infinities would be no number.
+    return jnp.where(none, 0.0, jnp.exp(value - jnp.where(none, 0.0, out)))
+
+  return out, sum(
+    share(value) * tangent
+    for value, tangent in zip(primals, tangents, strict=True)
+  )
+
+
 def normalized(values: Float[Array, "... A"]) -> Float[Array, "... A"]:
   """Log-probs that add up to 1 along the last axis; -inf where all are."""
   norm = logsumexp(values, -1)[..., None]

@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from byteprob.constraints import Constraint
-from byteprob.engine import combine
+from byteprob.engine import combine, reading
 from byteprob.engine import grow as growth
-from byteprob.engine import read as reading
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.evaluate import known_logprobs
 from byteprob.engine.generate import (
@@ -265,8 +264,8 @@ class Batch:
     pending, self._pending = self._pending, []
     if not any(any(texts) for texts in pending):
       return
-    if self._pinned:
-      request = exact()
+    # What is left out of a context may be what goes on.
+    request = exact() if self._pinned else request._replace(eps=np.float32(0))
     if len({tuple(texts) for texts in pending}) == 1:
       self._run_given(request, pending[0])
       return

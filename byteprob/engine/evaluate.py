@@ -14,7 +14,7 @@ from byteprob.engine.state import (
   used_slots,
   waiting,
 )
-from byteprob.numerics import logsumexp
+from byteprob.numerics import logaddexp, logsumexp
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
 from byteprob.types import EOS, Params
@@ -36,7 +36,11 @@ def unevaluated_mass(member: MemberState) -> Float[Array, " B"]:
 
 
 def known_logprobs(
-  tables: Tables, member: MemberState, active: Bool[Array, " B"]
+  tables: Tables,
+  member: MemberState,
+  active: Bool[Array, " B"],
+  *,
+  fixed: bool = False,
 ) -> Float[Array, "B 257"]:
   """Log-prob of the text with each next byte, by evaluated entries alone.
 
@@ -44,6 +48,7 @@ def known_logprobs(
     tables: the tokenizer.
     member: the texts.
     active: texts that it is asked of; -inf for the others.
+    fixed: see `lemma.next_bytes`.
 
   Returns:
     Lower bounds, relative to the text; exact where no entry waits.
@@ -59,11 +64,12 @@ def known_logprobs(
     flat,
     jnp.where(asked, row, NONE).ravel(),
     member.frontier.trie_node.ravel(),
+    fixed=fixed,
   ).reshape(batch, width, 257)
   total = logsumexp(
     jnp.where(asked, member.logprob, -jnp.inf)[..., None] + terms, 1
   )
-  return total.at[:, EOS].set(jnp.logaddexp(total[:, EOS], member.empty_end))
+  return total.at[:, EOS].set(logaddexp(total[:, EOS], member.empty_end))
 
 
 def evaluate(
@@ -102,6 +108,9 @@ def evaluate(
     slot[:, None],
     unpack(attends)[:, None],
   )
+  if config.differentiable:
+    # What nobody asks for may be no number, and then its gradient is none.
+    logits = jnp.where(wanted[:, None, None], logits, 0.0)
   found = lemma.rows(
     tables, logits[:, 0], mask_inputs(own), trust_model=config.trust_model
   )

@@ -19,7 +19,7 @@ from byteprob.engine.batch import (
 )
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.evaluate import known_logprobs
-from byteprob.engine.read import ALL, ENTRIES
+from byteprob.engine.reading import ALL, ENTRIES
 from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp, normalized
 

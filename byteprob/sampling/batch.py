@@ -10,8 +10,16 @@ from jaxtyping import Float
 
 from byteprob import constraints
 from byteprob.constraints import Constraint
-from byteprob.engine import generate as loop
 from byteprob.engine.batch import Batch, Drawn, request_of
+from byteprob.engine.generate import (
+  COMPLETE,
+  CONTEXT,
+  ENDED,
+  FULL,
+  IMPOSSIBLE,
+  RUNNING,
+  STOPPED,
+)
 from byteprob.sampling.settings import Settings
 
 Reason = Literal[
@@ -19,13 +27,13 @@ Reason = Literal[
 ]
 
 REASONS: dict[int, Reason] = {
-  loop.RUNNING: "running",
-  loop.ENDED: "end",
-  loop.FULL: "max_bytes",
-  loop.STOPPED: "stop",
-  loop.CONTEXT: "context",
-  loop.IMPOSSIBLE: "impossible",
-  loop.COMPLETE: "complete",
+  RUNNING: "running",
+  ENDED: "end",
+  FULL: "max_bytes",
+  STOPPED: "stop",
+  CONTEXT: "context",
+  IMPOSSIBLE: "impossible",
+  COMPLETE: "complete",
 }
 
 Scorer = Callable[[Sequence[Drawn]], list[Float[np.ndarray, " n"]]]
@@ -103,7 +111,7 @@ class Sampler:
     )
     batch.limit(settings.max_bytes)
     if constraint is not None and constraints.is_complete(constraint):
-      batch.halt(loop.COMPLETE)
+      batch.halt(COMPLETE)
 
   def step(self, rounds: int | None = None) -> bool:
     """Goes on for a number of rounds (calls of each model), or to the end.

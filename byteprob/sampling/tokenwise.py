@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from byteprob import rules, scoring
 from byteprob.covers import NONE
-from byteprob.engine import generate as states
+from byteprob.engine.generate import ENDED, IMPOSSIBLE, RUNNING
 from byteprob.plan import Query, bucket
 from byteprob.sampling import tokenloop
 from byteprob.sampling.batch import REASONS, Reason
@@ -276,8 +276,8 @@ class _Decoder:
       self._starts, self._spelled(), *found, strict=True
     ):
       known = len(start.rest) or int(start.bare and spelled[:1] == b" ")
-      calls = count + (status in (states.ENDED, states.IMPOSSIBLE))
-      ended = status == states.ENDED
+      calls = count + (status in (ENDED, IMPOSSIBLE))
+      ended = status == ENDED
       samples.append(
         TokenSample(
           text=spelled[known:][:length],
@@ -324,6 +324,6 @@ def _state(tables, starts, settings, cache) -> State:
     length=jnp.zeros(batch, jnp.int32),
     limit=jnp.full(batch, settings.max_bytes, jnp.int32),
     key=jnp.stack([start.key for start in starts]),
-    status=jnp.where(ended, states.ENDED, states.RUNNING).astype(jnp.int32),
+    status=jnp.where(ended, ENDED, RUNNING).astype(jnp.int32),
     crowded=jnp.bool_(False),
   )

@@ -251,7 +251,7 @@ def _evaluate(
   sums = _follow(
     config, tables, chunk, member.rows, old, entry, first, wanted, sums
   )
-  sums = _branch(tables, chunk, member.rows, old, width, sums)
+  sums = _branch(config, tables, chunk, member.rows, old, width, sums)
   # Children of entries from before the chunk.
   up = jnp.clip(log.parent, 0, width - 1)
   value = member.rows.token[each, up, jnp.maximum(log.token, 0)]
@@ -279,6 +279,9 @@ def _evaluate(
       slot,
       unpack(pick(plan.attends)) & some[:, :, None],
     )
+    if config.differentiable:
+      # What nobody asks for may be no number, and then its gradient is none.
+      logits = jnp.where(some[:, :, None], logits, 0.0)
     seen = lemma.rows(
       tables,
       flat(logits),
@@ -314,7 +317,7 @@ def _evaluate(
     keep = jnp.where(stay & some, pick(log.entry), width)
     numbers = jnp.full((batch, width), NONE, jnp.int32)
     numbers = jnp.concatenate([numbers, row_of], 1)
-    sums = _branch(tables, chunk, seen, numbers, rows, sums)
+    sums = _branch(config, tables, chunk, seen, numbers, rows, sums)
     sums = sums._replace(
       step=jnp.where(here, value, sums.step),
       spelled=sums.spelled.at[each, jnp.where(some, own, width + count)].set(
@@ -407,7 +410,7 @@ def _follow(config, tables, chunk, rows, own, entry, first, wanted, sums):
   return sums._replace(starts=starts, beyond=beyond)
 
 
-def _branch(tables, chunk, rows, numbers, count, sums):
+def _branch(config, tables, chunk, rows, numbers, count, sums):
   """What rows say of the bytes that may come after each byte.
 
   Args:
@@ -425,7 +428,11 @@ def _branch(tables, chunk, rows, numbers, count, sums):
   row = jnp.where(known, numbers[each, jnp.where(known, chunk.rows, 0)], NONE)
   flat_row = jnp.where(row == NONE, NONE, row + each * count).ravel()
   found = lemma.next_bytes(
-    tables, flat(rows), flat_row, chunk.trie_node.ravel()
+    tables,
+    flat(rows),
+    flat_row,
+    chunk.trie_node.ravel(),
+    fixed=config.differentiable,
   ).reshape(batch, steps, width, 257)
   here = (row != NONE)[..., None]
   return sums._replace(ending=jnp.where(here, found, sums.ending))
