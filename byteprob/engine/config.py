@@ -3,7 +3,7 @@
 import dataclasses
 
 from byteprob.tokenization.tables import Tables
-from byteprob.types import Extend, Model
+from byteprob.types import Extend, InitCache, Model
 
 WORD = 32
 """Slots of one word of a packed attention mask."""
@@ -27,6 +27,9 @@ class EngineConfig:
       `lemma.rows`.
     differentiable: loops over what depends on the parameters have a fixed
       number of steps, so that `jax.grad` goes through them; slower.
+    max_new_nodes: model calls of one `step` at most, where their number is
+      fixed.
+    init_cache: the model's; None if `engine.init` is never called.
   """
 
   extend: Extend
@@ -40,6 +43,8 @@ class EngineConfig:
   pair_chunk: int = 8
   trust_model: bool = False
   differentiable: bool = False
+  max_new_nodes: int = 4
+  init_cache: InitCache | None = None
 
   def __post_init__(self):
     """Checks the sizes.
@@ -64,5 +69,6 @@ class EngineConfig:
     return cls(
       **{"max_states": tables.hypotheses, **sizes},
       extend=model.extend,
+      init_cache=model.init_cache,
       context_length=model.context_length,
     )
