@@ -1,6 +1,7 @@
 """A text drawn byte by byte from the model in the package.
 
   python -m experiments.generate
+  python -m experiments.generate --interactive
 
 Hardware: any. Time: seconds, most of them to compile, once.
 """
@@ -24,6 +25,8 @@ def get_config() -> ConfigDict:
   config.greedy = False
   config.eps = 0.0
   config.constraint = ""
-  config.draft = "rows"
   config.utf8 = "strict"
+  # With --interactive: likely next bytes, and bytes of the continuation.
+  config.choices = 5
+  config.ahead = 24
   return config

@@ -117,6 +117,33 @@ def main(run: Callable[[], None], *mistakes: type[Exception]) -> None:
   app.run(checked)
 
 
+def in_process(
+  module: str, *words: str, cache_dir: str, **environment: str
+) -> Any:
+  """What a script prints as JSON in a fresh process.
+
+  Args:
+    module: the script.
+    *words: its flags.
+    cache_dir: the process's `BYTEPROB_CACHE`.
+    **environment: more variables.
+
+  Raises:
+    ByteprobError: it failed there; the message is the same.
+  """
+  done = subprocess.run(
+    [sys.executable, "-m", module, *words],
+    env={**os.environ, "BYTEPROB_CACHE": cache_dir, **environment},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if done.returncode:
+    said = done.stderr.strip().splitlines() or ["it ended without a word"]
+    raise byteprob.ByteprobError(said[-1].removeprefix("error: "))
+  return json.loads(done.stdout)
+
+
 def forget_compiled(most: int = 30_000) -> None:
   """Drops compiled code before the system allows no more of it.
 

@@ -1,15 +1,24 @@
-"""Host: how long the sampling loops take on the device."""
+"""Host: how long the sampling loops take, and what is compiled."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
 
-from byteprob.sampling import loop, tokenloop
+from byteprob.engine import batch
+from byteprob.sampling import tokenloop
 
 T = TypeVar("T")
+
+_LOOPS = ((batch, "_generate"), (tokenloop, "run"))
+"""The loops that draw bytes and tokens, and where they are called from."""
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+_listening: list[list[float]] = []
 
 
 class Loops:
@@ -30,7 +39,7 @@ class Loops:
 def loops_timed() -> Iterator[Loops]:
   """Times each run of the sampling loops while it is open."""
   found = Loops()
-  before = {module: module.run for module in (loop, tokenloop)}
+  before = [getattr(module, name) for module, name in _LOOPS]
 
   def timed(run):
     def call(*args, **kwargs):
@@ -43,13 +52,13 @@ def loops_timed() -> Iterator[Loops]:
 
     return call
 
-  for module, run in before.items():
-    module.run = timed(run)
+  for (module, name), run in zip(_LOOPS, before, strict=True):
+    setattr(module, name, timed(run))
   try:
     yield found
   finally:
-    for module, run in before.items():
-      module.run = run
+    for (module, name), run in zip(_LOOPS, before, strict=True):
+      setattr(module, name, run)
 
 
 def settled(job: Callable[[], T]) -> tuple[T, float]:
@@ -63,3 +72,26 @@ def settled(job: Callable[[], T]) -> tuple[T, float]:
       found = job()
     if not timed.compiled:
       return found, sum(timed.seconds)
+
+
+@contextlib.contextmanager
+def programs_counted() -> Iterator[list[float]]:
+  """Seconds that each program takes to compile while it is open."""
+  _listen()
+  found: list[float] = []
+  _listening.append(found)
+  try:
+    yield found
+  finally:
+    _listening.pop()
+
+
+@functools.cache
+def _listen() -> None:
+  jax.monitoring.register_event_duration_secs_listener(_hear)
+
+
+def _hear(event: str, seconds: float, **_) -> None:
+  if event == _COMPILED:
+    for found in _listening:
+      found.append(seconds)

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 import byteprob
-from byteprob.bytemodel import keys_of
+from byteprob import arguments
 from experiments import (
   _estimates,
   _plots,
@@ -107,7 +107,7 @@ def begin(config) -> Callable[[str], _study.Record]:
   all_cuts = functools.cache(lambda name: cuts(name, config))
   settings = config.settings.to_dict()
   # Of the prompts, whatever the batch.
-  keys = keys_of(jax.random.key(config.seed), config.prompts)
+  keys = arguments.keys(jax.random.key(config.seed), config.prompts)
   ready: set[tuple[str | int, ...]] = set()
 
   def complete(method, contexts, max_bytes, first, **how):

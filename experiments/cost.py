@@ -2,11 +2,11 @@
 
   python -m experiments.cost --workdir=runs/cost/smollm2
 
-The paper's sampler calls the model once a byte. Held against it: ours with a
-call for each byte whose node is needed, ours with drafts, and plain decoding
-of tokens. Model calls, rows of the cache and milliseconds, for each byte of
-texts of several lengths; only the loop on the device is timed, when all is
-compiled.
+The paper's sampler calls the model once a byte. Held against it: ours with
+every node evaluated (`exact=True`), ours with those that a draw depends on, and
+plain decoding of tokens. Model calls, rows of the cache and milliseconds, for
+each byte of texts of several lengths; only the loop on the device is timed,
+when all is compiled.
 """
 
 import statistics
@@ -19,8 +19,8 @@ import byteprob
 from experiments import _plots, _runtime, _study, _texts, _timing
 
 METHODS = {
-  "byte by byte": {"ahead": 0},
-  "drafted": {},
+  "every node": {"exact": True},
+  "as needed": {},
   "plain tokens": None,
 }
 """Settings of the byte-level sampler; None: token by token."""

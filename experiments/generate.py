@@ -2,10 +2,16 @@
 
   python -m experiments.generate --prompt='def main(ar' --temperature=0.7
   python -m experiments.generate --prompt='released 20' --constraint=date
+  python -m experiments.generate --interactive
 
 The prompt may end anywhere: inside a word, after a space, inside a character.
 The same seed gives the same bytes. One text is shown as it is drawn, many
 (`--count`) when all are there.
+
+`--interactive` shows what may follow while you type: likely next bytes, and a
+continuation, the likeliest one unless flags say how to draw it. Tab accepts it,
+Control-D or Control-C ends. Where the input is no terminal, each of its lines
+is a text, and what may follow it is printed.
 """
 
 import codecs
@@ -20,7 +26,7 @@ from ml_collections import config_flags
 
 import byteprob
 from byteprob import constraints
-from experiments import _drafts, _prompts, _runtime
+from experiments import _interactive, _prompts, _runtime
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/generate.py", "What to do.", lock_config=True
@@ -42,12 +48,12 @@ _FLAGS = (
     "A regular expression that the text must match, or date, json_number or"
     " identifier.",
   ),
-  flags.DEFINE_string(
-    "draft", None, "Where drafts come from: none, rows, look_up, or a model."
-  ),
   flags.DEFINE_enum("utf8", None, ["strict", "any"], "See byteprob.load."),
 )
 _STOP = flags.DEFINE_multi_string("stop", [], "Stop after this text.")
+_INTERACTIVE = flags.DEFINE_bool(
+  "interactive", False, "Show what may follow while you type."
+)
 
 PATTERNS = {
   "date": constraints.DATE,
@@ -67,7 +73,7 @@ def run() -> None:
     holder.name: config[holder.name] if holder.value is None else holder.value
     for holder in _FLAGS
   }
-  prompt = _prompts.read(config.prompt)
+  prompt = _prompts.read("" if _INTERACTIVE.value else config.prompt)
   lm = byteprob.load(chosen["model"], utf8=chosen["utf8"])
   settings = {
     name: chosen[name]
@@ -75,12 +81,16 @@ def run() -> None:
   }
   if pattern := chosen["constraint"]:
     settings["constraint"] = PATTERNS.get(pattern, pattern)
-  settings |= _drafts.draft_of(chosen["draft"], byteprob.load)
   settings["stop"] = tuple(text.encode() for text in _STOP.value)
   key, size = jax.random.key(chosen["seed"]), chosen["max_bytes"]
   check = _check_interrupt()
   try:
-    if chosen["count"] == 1:
+    if _INTERACTIVE.value:
+      if not any(holder.value is not None for holder in _FLAGS[4:9]):
+        settings["greedy"] = True
+      sizes = {"choices": config.choices, "ahead": config.ahead}
+      _interactive.run(lm, prompt, key, settings, check, **sizes)
+    elif chosen["count"] == 1:
       _show_one(prompt, lm.stream(prompt, key, size, **settings), check)
     else:
       sampler = lm.sampler([prompt] * chosen["count"], key, size, **settings)

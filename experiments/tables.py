@@ -9,11 +9,8 @@ the operating system, which may still have it in memory).
 """
 
 import json
-import os
 import pathlib
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
@@ -21,7 +18,6 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-import byteprob
 from byteprob import hub, store, tokenization
 from byteprob.tokenization import cache
 from experiments import _runtime
@@ -79,28 +75,13 @@ def measure(tokenizer: str, utf8: str) -> dict[str, Any]:
 
 
 def in_process(tokenizer: str, utf8: str, cache_dir: str) -> dict[str, Any]:
-  """`measure` in a fresh process.
-
-  Raises:
-    ByteprobError: it failed there; the message is the same.
-  """
-  done = subprocess.run(
-    [
-      sys.executable,
-      "-m",
-      "experiments.tables",
-      f"--one={tokenizer}",
-      f"--config.utf8={utf8}",
-    ],
-    env={**os.environ, "BYTEPROB_CACHE": cache_dir},
-    capture_output=True,
-    text=True,
-    check=False,
+  """`measure` in a fresh process."""
+  return _runtime.in_process(
+    "experiments.tables",
+    f"--one={tokenizer}",
+    f"--config.utf8={utf8}",
+    cache_dir=cache_dir,
   )
-  if done.returncode:
-    said = done.stderr.strip().splitlines() or ["it ended without a word"]
-    raise byteprob.ByteprobError(said[-1].removeprefix("error: "))
-  return json.loads(done.stdout)
 
 
 def run() -> None:

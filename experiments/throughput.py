@@ -24,14 +24,7 @@ from ml_collections import config_flags
 
 import byteprob
 from byteprob import models
-from experiments import (
-  _drafts,
-  _plots,
-  _runtime,
-  _texts,
-  _timing,
-  _transformers,
-)
+from experiments import _plots, _runtime, _texts, _timing, _transformers
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/throughput.py", "What to do.", lock_config=True
@@ -50,6 +43,8 @@ SHAPES = {
   },
 }  # fmt: skip
 """Llama 3.2 1B's and Llama 2 7B's."""
+
+_ENOUGH = 2**30
 
 
 def with_shape(lm: byteprob.ByteLM, name: str, dtype: str) -> byteprob.ByteLM:
@@ -82,26 +77,26 @@ def groups(case: dict[str, Any], texts: int) -> list[list[bytes]]:
   return [found[k * size :][:size] for k in range(count)]
 
 
-def jobs_of(lm, drafters, case, max_bytes, seed) -> dict[str, Callable]:
+def jobs_of(lm, case, max_bytes, seed) -> dict[str, Callable]:
   """What is timed against each other.
 
-  Each takes prompts, and may take how many rounds are enough.
+  Each takes prompts, and may take how many rounds are enough; it returns the
+  texts, and how often the model was called for all of them.
   """
   key = jax.random.key(seed)
   ours = byteprob.ByteLM(lm.model, lm.tables, case["validity"])
-  rest = _drafts.draft_of(case["draft"], drafters)
   common = {"temperature": case["temperature"]}
 
-  def exact(contexts, *rounds):
-    sampler = ours.sampler(
-      contexts, key, max_bytes, eps=case["eps"], **rest, **common
-    )
-    sampler.step(*rounds)
-    return sampler.samples()
+  def exact(contexts, rounds=_ENOUGH):
+    sampler = ours.sampler(contexts, key, max_bytes, eps=case["eps"], **common)
+    left = sampler.batch.run(sampler.request, rounds=rounds)
+    # The last round finds nothing that it needs the model for.
+    return sampler.samples(), rounds - left - 1
 
-  def plain(contexts, *rounds):
+  def plain(contexts, rounds=None):
     del rounds
-    return lm.sample_tokens(contexts, key, max_bytes, method="token", **common)
+    found = lm.sample_tokens(contexts, key, max_bytes, method="token", **common)
+    return found, max(sample.calls for sample in found)
 
   return {"exact": exact, "plain": plain}
 
@@ -122,14 +117,17 @@ def measure(
         first.append(sum(timed.seconds))
   seconds: dict[str, list[list[float]]] = {name: [] for name in jobs}
   found: dict[str, list] = {}
+  calls: dict[str, int] = {}
   for _ in range(repeats):
     for name in jobs:
       seconds[name].append([])
-      found[name] = []
+      found[name], calls[name] = [], 0
     for contexts in prompts:
       for name, job in jobs.items():
-        drawn, taken = _timing.settled(functools.partial(job, contexts))
+        part = functools.partial(job, contexts)
+        (drawn, called), taken = _timing.settled(part)
         found[name] += drawn
+        calls[name] += called
         seconds[name][-1].append(taken)
   whole = {
     name: statistics.median(map(sum, runs)) for name, runs in seconds.items()
@@ -148,7 +146,10 @@ def measure(
   return {
     "bytes": size,
     "tokens": tokens,
-    "calls_per_token": sum(sample.calls for sample in exact) / tokens,
+    # Of a batch: the calls while one of its texts gets a token.
+    "calls_per_token": calls["exact"] * len(prompts[0]) / tokens,
+    # A call has one for each text that waits.
+    "rows_per_token": sum(sample.calls for sample in exact) / tokens,
     # The most rows in use, over those of the same text's tokens.
     "cache_rows": max(
       sample.slots / rows for sample, rows in zip(exact, after, strict=True)
@@ -222,13 +223,6 @@ def run() -> None:
   lm = byteprob.load(config.model, dtype=config.dtype)
   if config.shape:
     lm = with_shape(lm, config.shape, config.dtype)
-  loaded: dict[str, byteprob.ByteLM] = {}
-
-  def drafters(name):
-    if name not in loaded:
-      loaded[name] = byteprob.load(name, dtype=config.dtype)
-    return loaded[name]
-
   name = pathlib.Path(config.model).name + (config.shape and f" {config.shape}")
   result = {
     "model": name,
@@ -241,7 +235,7 @@ def run() -> None:
   done = len(cases) - len(left)
   with _runtime.progress(len(cases), done=done, unit="case") as bar:
     for case in left:
-      jobs = jobs_of(lm, drafters, case, config.max_bytes, config.seed)
+      jobs = jobs_of(lm, case, config.max_bytes, config.seed)
       prompts = groups(case, config.texts)
       found = measure(lm, jobs, prompts, config.repeats)
       result["cases"].append({"case": case, **found})
@@ -250,8 +244,9 @@ def run() -> None:
       print(
         f"{name:24}{found['bytes_per_s']:8.1f} bytes/s,"
         f" {found['plain_bytes_per_s']:8.1f} plain, ratio"
-        f" {found['ratio']:.3f}, {found['calls_per_token']:.3f} calls a token,"
-        f" rows {found['cache_rows']:.2f}, error {found['error']:.1e},"
+        f" {found['ratio']:.3f}, {found['calls_per_token']:.3f} calls and"
+        f" {found['rows_per_token']:.3f} rows a token, cache"
+        f" {found['cache_rows']:.2f}, error {found['error']:.1e},"
         f" {found['compile_seconds']:.0f} s to compile",
         flush=True,
       )
@@ -303,8 +298,7 @@ def _beside_transformers(lm, config, case) -> dict[str, float] | None:
   if not (config.transformers and _transformers.available()):
     return None
   prompt = groups(case, config.texts)[0][:1]
-  case = case | {"draft": "rows"}
-  plain = jobs_of(lm, None, case, config.max_bytes, config.seed)["plain"]
+  plain = jobs_of(lm, case, config.max_bytes, config.seed)["plain"]
   plain(prompt)
   ours, theirs = [], []
   for _ in range(3):
@@ -314,8 +308,8 @@ def _beside_transformers(lm, config, case) -> dict[str, float] | None:
     if seconds is None:
       return None
     theirs.append(1 / seconds)
-    (sample,), taken = _timing.settled(functools.partial(plain, prompt))
-    ours.append(sample.calls / taken)
+    (_, calls), taken = _timing.settled(functools.partial(plain, prompt))
+    ours.append(calls / taken)
   return {
     "plain_tokens_per_s": statistics.median(ours),
     "transformers_tokens_per_s": statistics.median(theirs),

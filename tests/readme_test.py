@@ -37,13 +37,6 @@ SHORT = {
   "experiments.tables": ["--tokenizers=stdlib-bpe"],
   "experiments.scoring": ["--config.model=stdlib-bpe", "--config.repeats=1"],
   "experiments.throughput": ["--config=configs/throughput.py:tiny"],
-  "experiments.drafting": [
-    "--config.model=stdlib-bpe",
-    "--config.drafts=none,rows",
-    "--config.texts=('code',)",
-    "--config.batch=1",
-    "--config.max_bytes=20",
-  ],
   "experiments.lm_eval": ["--limit=1"],
   "experiments.bias": ["--config.model=stdlib-bpe"],
   "experiments.completion": ["--config.prompts=3"],
@@ -101,15 +94,7 @@ def test_one_command_installs_and_runs_and_one_tests():
   assert script[-1] == second
 
 
-SLOW = (
-  "throughput",
-  "drafting",
-  "completion",
-  "cost",
-  "infilling",
-  "markov",
-  "sweep",
-)
+SLOW = ("throughput", "completion", "cost", "infilling", "markov", "sweep")
 """Scripts that compile the sampler many times, however little they draw, that
 train, or that run others.
 """

@@ -72,7 +72,7 @@ def test_throughput(tmp_path):
   )
   assert done.returncode == 0, done.stderr[-2000:]
   found = json.loads((tmp_path / "o.json").read_text())
-  base, looked_up, pruned = found["cases"]
+  base, two, pruned = found["cases"]
   for case in found["cases"]:
     assert case["bytes"] <= 60
     rates = case["bytes_per_s"] / case["plain_bytes_per_s"]
@@ -80,38 +80,20 @@ def test_throughput(tmp_path):
     assert case["calls_per_token"] > 0
     assert case["cache_rows"] > 0
     assert f"{case['ratio']:.3f}" in done.stdout
-  assert base["case"]["draft"] == "rows"
-  assert looked_up["case"]["draft"] == "look_up"
+  assert two["case"]["batch"] == 2
+  # A call has a row for each text that waits.
+  assert base["rows_per_token"] == pytest.approx(base["calls_per_token"])
+  assert 0 < two["rows_per_token"] <= two["calls_per_token"]
   assert base["error"] == 0 < pruned["error"]
   assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.slow
-def test_drafting(tmp_path):
-  done = run(
-    "drafting",
-    "--config.model=stdlib-bpe",
-    "--config.drafts=none,rows,stdlib-spm",
-    "--config.texts=('code',)",
-    "--config.temperatures=(1.0,)",
-    "--config.batch=2",
-    "--config.max_bytes=40",
-    f"--output={tmp_path / 'o.json'}",
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  found = json.loads((tmp_path / "o.json").read_text())
-  plain, rows, other = found["cases"]
-  assert found["texts_that_differ"] == 0
-  assert found["bytes_compared"] == rows["bytes"] + other["bytes"] > 0
-  assert plain["same"] == rows["same"] == other["same"] == 2
-  assert rows["calls"] < plain["calls"]
 
 
 @pytest.mark.parametrize(
   ("name", "flag", "message"),
   [
     ("throughput", "--config.shape=3b", "there is no shape '3b'"),
-    ("drafting", "--config.texts=('latin',)", "there is no text 'latin'"),
+    ("latency", "--config.text=latin", "there is no text 'latin'"),
+    ("operations", "--config.text=latin", "there is no text 'latin'"),
     ("tables", "--tokenizers=no-such", "unknown model 'no-such'"),
     ("scoring", "--config.texts=('latin',)", "there is no text 'latin'"),
   ],

@@ -69,7 +69,6 @@ def test_what_is_there_stays_when_it_is_interrupted():
   ("flag", "message"),
   [
     ("--constraint=(", b"pattern"),
-    ("--draft=nothing-like-this", b"nothing-like-this"),
     ("--eps=2", b"eps"),
     ("--temperature=0", b"greedy=True"),
     ("--top_p=1.5", b"top_p"),
