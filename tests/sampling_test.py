@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from benches import check_shares, close, make_bench
 
+import byteprob
 from byteprob import scoring
 from byteprob.engine import batch, request
 from byteprob.errors import ConstraintError, PromptError
@@ -428,3 +429,33 @@ def test_few_shapes_are_compiled():
   for size, context in itertools.product((5, 11, 30), (b"", b"a'l", b"l" * 8)):
     lm.sample([context], jax.random.key(size), size, temperature=0.7)
   assert batch._generate._cache_size() == before
+
+
+@pytest.mark.parametrize(
+  ("context", "pattern"),
+  [("import nump", "y|ish"), ("name: ", "[A-Za-z]{3}")],
+)
+def test_what_a_constraint_completes_ends_there(context, pattern):
+  """Nothing more is drawn, and nothing more is told of."""
+  lm, key = byteprob.load("stdlib-bpe"), jax.random.key(0)
+  for exact in (False, True):
+    (sample,) = lm.sample([context], key, 20, constraint=pattern, exact=exact)
+    assert sample.reason == "complete"
+    assert re.fullmatch(pattern, sample.text.decode())
+    assert len(sample.logprobs) == len(sample.text)
+    wanted = lm.byte_logprobs(sample.text, context)
+    close(sample.logprobs, wanted, 1e-4)
+
+
+def test_the_log_probs_of_a_text_that_ends_hold_the_end():
+  one = make_bench("gpt2")
+  lm = one.byte_lm()
+  for exact in (False, True):
+    found = lm.sample([b"a\n\n"] * 4, jax.random.key(1), 40, exact=exact)
+    assert any(sample.reason == "end" for sample in found)
+    for sample in found:
+      more = sample.reason == "end"
+      assert len(sample.logprobs) == len(sample.text) + more
+      if more:
+        end = one.reference.next(b"a\n\n" + sample.text)[EOS]
+        close(sample.logprobs[-1], end, 3e-5)
