@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from byteprob import arguments, sampling
+from byteprob import arguments, sampling, windows
 from byteprob.constraints import Constraint
 from byteprob.engine.batch import Batch, Drawn
 from byteprob.engine.generate import ENDED
@@ -49,13 +49,24 @@ class ByteModel(abc.ABC):
     """`next_byte_logprobs` of many contexts, side by side."""
 
   def byte_logprobs(
-    self, text: Context, context: Context = b""
+    self,
+    text: Context,
+    context: Context = b"",
+    *,
+    window: int | None = None,
+    stride: int | None = None,
   ) -> Float[np.ndarray, " n"]:
     """Log-prob of each byte of a text, given the context and those before.
 
     Args:
       text: what to score; if it holds token ids, they are conditioned on.
       context: what comes before it.
+      window: score a text of any length in parts of so many bytes, read apart:
+        a byte is then given only the bytes before it in its part. Text and
+        context must be bytes or str. A window of no more bytes than the
+        model's context has tokens always fits.
+      stride: bytes that are scored of each part; the rest is context. Half of
+        the window by default.
 
     Returns:
       `float32[n]` in nats, one for each byte of the text as the tokenizer
@@ -65,8 +76,23 @@ class ByteModel(abc.ABC):
     Raises:
       PromptError: the text cannot be expressed in the model's tokens, or is
         longer than the model's context.
+      ValueError: window or stride makes no sense.
     """
-    return self.byte_logprobs_batch([text], [context])[0]
+    if window is None:
+      if stride is not None:
+        raise ValueError("stride is of a window: give window, too")
+      return self.byte_logprobs_batch([text], [context])[0]
+    before = arguments.text(context, "context")
+    whole = before + arguments.text(text)
+    stride = window // 2 if stride is None else stride
+    asked, contexts = [], []
+    for part in windows.parts(whole, window, stride):
+      if part.stop > len(before):
+        first = max(part.first, len(before))
+        contexts.append(whole[part.start : first])
+        asked.append(whole[first : part.stop])
+    found = self.byte_logprobs_batch(asked, contexts)
+    return np.concatenate([np.zeros(0, np.float32), *found])
 
   @abc.abstractmethod
   def byte_logprobs_batch(
