@@ -96,7 +96,10 @@ class ByteLM(ByteModel):
       raise ValueError(
         f"validity must be 'exact' or 'trust_model', not {validity!r}"
       )
-    most = max(np.max(tables.token_id), np.max(tables.end_ids, initial=0))
+    ids = tables.token_id, tables.end_ids
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in ids)
+    # Not np.max of JAX's arrays, which would be traced.
+    most = 0 if traced else max(np.asarray(x).max(initial=0) for x in ids)
     if most >= model.vocab_size:
       raise CheckpointError(
         f"The tokenizer has a token {most} and the model only"

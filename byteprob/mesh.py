@@ -86,12 +86,16 @@ def beside(params: Any, tree: Any) -> Any:
   """Arrays where a model's parameters are: whole, on each of its devices.
 
   Made for a tokenizer's tables: tens of megabytes, read an entry at a time
-  all over, so that splitting them would cost more than it saves.
+  all over, so that splitting them would cost more than it saves. While JAX
+  traces parameters nobody knows where they are, and arrays stay as they are.
 
   Args:
     params: a model's parameters, on a mesh or not.
     tree: arrays.
   """
+  leaves = jax.tree.leaves((params, tree))
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    return tree
   mesh = _mesh_of(params)
   if mesh is None:
     # Not jnp.asarray, which compiles a program for each shape.

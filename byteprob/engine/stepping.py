@@ -154,6 +154,7 @@ def read(
     text: bytes, padded.
     length: how many there are of each.
   """
+  text, length = jnp.asarray(text), jnp.asarray(length)
   going = state.needs == 0
   wanted = jnp.where(going, length, 0)
   need = jnp.int32(reading.ALL)
