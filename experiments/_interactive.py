@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 import byteprob
+from byteprob.bytemodel import ByteModel
 from experiments import _readable
 
 Key = bytes | Literal["accept", "erase", "end"]
@@ -36,6 +37,9 @@ _KEYS: dict[bytes, Key] = {
   b"\r": b"\n",
   b"\n": b"\n",
 }
+
+_LEAST = 5e-4
+"""Probability of a byte that is shown."""
 
 _HELP = "Tab accepts, Control-D ends"
 _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
@@ -98,9 +102,10 @@ def after(view: View, key: Key) -> bytes | None:
 
 
 def likely(logprobs: np.ndarray, count: int) -> list[tuple[int, float]]:
-  """The likeliest bytes and their probabilities."""
+  """The likeliest bytes and their probabilities, of those worth a look."""
   order = np.argsort(-logprobs, kind="stable")[:count]
-  return [(int(k), float(np.exp(logprobs[k]))) for k in order]
+  shares = [(int(k), float(np.exp(logprobs[k]))) for k in order]
+  return [one for one in shares if one[1] >= _LEAST or one == shares[0]]
 
 
 def whole(text: bytes) -> bytes:
@@ -175,7 +180,7 @@ class Typing:
 
   def __init__(
     self,
-    lm: byteprob.ByteModel,
+    lm: ByteModel,
     key: jax.Array,
     settings: dict[str, Any],
     choices: int,
@@ -210,7 +215,7 @@ class Typing:
 
 
 def run(
-  lm: byteprob.ByteModel,
+  lm: ByteModel,
   prompt: bytes,
   key: jax.Array,
   settings: dict[str, Any],

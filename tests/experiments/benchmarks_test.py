@@ -5,7 +5,11 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from experiments import _operations
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -86,6 +90,75 @@ def test_throughput(tmp_path):
   assert 0 < two["rows_per_token"] <= two["calls_per_token"]
   assert base["error"] == 0 < pruned["error"]
   assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_latency(tmp_path):
+  done = run(
+    "latency",
+    "--config=configs/latency.py:tiny",
+    f"--output={tmp_path / 'o.json'}",
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  found = json.loads((tmp_path / "o.json").read_text())
+  short, long = found["keystrokes"]["cases"]
+  assert (short["context"], long["context"]) == (20, 60)
+  for case in (short, long):
+    assert case["bytes"] == 3
+    assert case["programs"] == 0, "what is timed compiles nothing"
+    ratio = case["ms_median"] / case["plain_step_ms"]
+    assert case["over_plain_step"] == pytest.approx(ratio)
+  growth = long["ms_median"] / short["ms_median"]
+  assert found["keystrokes"]["growth"] == pytest.approx(growth)
+  for name in ("first_sample", "first_score"):
+    assert found[name]["programs"] > 0, "the caches are empty"
+    assert 0 < found[name]["cpu_seconds"] < found[name]["process_cpu_seconds"]
+  requests = found["requests"]
+  assert len(requests["each"]) == requests["requests"] == 5
+  programs = [one["programs"] for one in requests["each"]]
+  assert sum(programs) == requests["programs"]
+  assert {"temperature", "top_p", "greedy", "constraint"} <= {
+    name for one in requests["each"] for name in one
+  }
+  assert str(ROOT) not in json.dumps(found), "no paths of this machine"
+
+
+@pytest.mark.slow
+def test_operations(tmp_path):
+  done = run(
+    "operations",
+    "--config=configs/operations.py:tiny",
+    f"--output={tmp_path / 'o.json'}",
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  [case] = json.loads((tmp_path / "o.json").read_text())["cases"]
+  step, call, whole = (case["parts"][k] for k in ("step", "call", "round"))
+  # Each byte takes a step, and so does each wait for the model.
+  assert case["bytes"] <= step["steps"] <= case["bytes"] + whole["steps"] + 1
+  assert call["steps"] == case["model_calls_per_byte"] * case["bytes"]
+  assert whole["steps"] == call["steps"] + 1
+  assert step["operations"] > 50 and call["operations"] > 50
+  total = sum(part["operations_per_byte"] for part in case["parts"].values())
+  assert case["operations_per_byte"] == pytest.approx(total)
+  assert f"{total:.0f} operations a byte" in done.stdout
+
+
+def test_operations_are_counted_where_they_are_run():
+  def step(x):
+    x = jax.lax.fori_loop(0, 5, lambda _, y: jnp.sort(jnp.sin(y)), x)
+    return jax.lax.while_loop(lambda y: y[0] > 2, lambda y: jnp.sort(-y), x)
+
+  def job(x):
+    with jax.named_scope(_operations.scope("outer")):
+      return jax.lax.while_loop(lambda y: y.sum() > 1, step, x)
+
+  def counts(x):
+    return _operations.count(jax.jit(job).lower(x).compile().as_text())
+
+  found = counts(jnp.arange(8.0))
+  # The loop of five steps counts as often as it is run.
+  assert found["outer"] >= 10
+  assert found[_operations.OUTSIDE] < found["outer"]
 
 
 @pytest.mark.parametrize(
