@@ -1,7 +1,7 @@
 """Device: the engine inside other programs: gradients, scans, maps, meshes."""
 
+import dataclasses
 import functools
-import pathlib
 
 import fakes
 import jax
@@ -12,9 +12,7 @@ import pytest
 from benches import close, make_bench
 
 from byteprob import engine
-from byteprob.types import Model
 
-TESTS = pathlib.Path(__file__).parent
 SLOW = ("unigram_ties_1", "gemma", "whole_pieces", "wordpiece")
 NAMES = (
   "gpt2",
@@ -29,7 +27,6 @@ TINY = {
   "differentiable": True,
 }
 
-_logprobs = jax.jit(engine.text_logprobs, static_argnums=0)
 _init = jax.jit(engine.init, static_argnums=(0, 2))
 _read = jax.jit(engine.read, static_argnums=0)
 _step = jax.jit(engine.step, static_argnums=0)
@@ -53,12 +50,7 @@ class Rig:
   def __init__(self, name, **sizes):
     self.one = make_bench(name)
     self.tables, self.params = self.one.padded, self.one.model.params
-    self.model = Model(
-      **{
-        **vars(self.one.model),
-        "extend": extend,
-      }
-    )
+    self.model = dataclasses.replace(self.one.model, extend=extend)
     self.config = engine.EngineConfig.of(
       self.model, self.tables, **{**TINY, **sizes}
     )
@@ -77,14 +69,20 @@ class Rig:
   def begin(self):
     return _init(self.config, self.tables, TEXTS, None, self.root)
 
-  def logprobs(self, params, texts=None):
-    return _logprobs(
-      self.config,
-      self.tables,
-      params,
-      *self.arrays(texts),
-      root_id=self.root,
+  def logprobs(self, params, byte, length):
+    return engine.text_logprobs(
+      self.config, self.tables, params, byte, length, root_id=self.root
     )
+
+  @functools.cached_property
+  def chosen_bytes(self):
+    """Sum of the log-probs of some bytes, all of them, and the gradient."""
+
+    def total(params, byte, length, chosen):
+      rows = self.logprobs(params, byte, length)
+      return jnp.where(chosen, rows, 0.0).sum(), rows
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
 
   def reference(self, params):
     """The law, in float64, of any parameters."""
@@ -137,19 +135,33 @@ def along(one, gradient, seed=0):
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_of_texts_are_the_brute_forces(name):
   one = rig(name)
+  law = one.reference(one.params)
+  # One text goes on with a byte that is impossible, and then with another.
+  some = max(one.texts, key=len)[: LONGEST - 2]
+  never = int(np.flatnonzero(np.isneginf(law.next(some)[:256]))[0])
+  texts = [*one.texts[: TEXTS - 1], some + bytes([never, never])]
+  byte, length = one.arrays(texts)
+  able = np.zeros((TEXTS, LONGEST), bool)
+  for k, text in enumerate(texts):
+    able[k, : len(text)] = True
+  able[-1, len(some) :] = False
 
-  def total(params):
-    rows = one.logprobs(params)
-    return rows.sum(), rows
+  def wanted(law):
+    return sum(law.each(text).sum() for text in [*texts[:-1], some])
 
-  grad = jax.value_and_grad(total, has_aux=True)
-  (_, rows), gradient = jax.jit(grad)(one.params)
-  for row, text in zip(rows, one.texts, strict=True):
-    close(row[: len(text)], one.reference(one.params).each(text))
-    assert (row[len(text) :] == 0).all()
-  wanted = slope(one, lambda law: sum(map(law.total, one.texts)))
-  assert abs(wanted) > 0.1
-  np.testing.assert_allclose(along(one, gradient), wanted, rtol=1e-4)
+  (_, rows), gradient = one.chosen_bytes(one.params, byte, length, able)
+  for row, text in zip(rows, [*texts[:-1], some], strict=True):
+    close(row[: len(text)], law.each(text))
+    assert (row[len(text) :] == 0).all() or text == some
+  assert np.isneginf(rows[-1, len(some) : len(some) + 2]).all()
+  assert abs(slope(one, wanted)) > 0.1
+  np.testing.assert_allclose(
+    along(one, gradient), slope(one, wanted), rtol=1e-4
+  )
+  # What is impossible has no gradient, but is no obstacle either.
+  (total, _), same = one.chosen_bytes(one.params, byte, length, byte < 256)
+  assert np.isneginf(total)
+  np.testing.assert_allclose(along(one, same), along(one, gradient), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,8 +173,9 @@ def test_gradients_of_next_bytes_are_the_brute_forces(name):
   able = np.flatnonzero(np.isfinite(law))
   assert 1 < len(able) < 257
   likely = able[law[able].argmax()]
+  never = np.flatnonzero(np.isneginf(law))[0]
 
-  def chosen(params):
+  def chosen(params, symbol):
     state = _settle(one.config, one.tables, params, one.begin())
     given = jnp.array([list(text)] * TEXTS, jnp.int32).T
     state, _ = jax.lax.scan(
@@ -174,11 +187,221 @@ def test_gradients_of_next_bytes_are_the_brute_forces(name):
       given,
     )
     row = engine.next_logprobs(state)[0]
-    return row[likely], (row, state.needs)
+    return row[symbol], (row, state.needs)
 
-  grad = jax.value_and_grad(chosen, has_aux=True)
-  (_, (found, needs)), gradient = jax.jit(grad)(one.params)
+  grad = jax.jit(jax.value_and_grad(chosen, has_aux=True))
+  (_, (found, needs)), gradient = grad(one.params, likely)
   assert not needs.any()
   close(found, law)
   wanted = slope(one, lambda law: law.next(text)[likely])
   np.testing.assert_allclose(along(one, gradient), wanted, rtol=1e-3, atol=1e-4)
+  (value, _), gradient = grad(one.params, never)
+  assert np.isneginf(value) and abs(along(one, gradient)) < 1e-6
+
+
+# Other transformations -------------------------------------------------------
+
+
+def test_texts_are_mapped_over_more_axes():
+  """Each with parameters of its own, in a loop."""
+  one = rig("gpt2", differentiable=False)
+  byte, length = one.arrays()
+  other = jax.tree.map(lambda leaf: -leaf, one.params)
+  params = jax.tree.map(lambda *leaves: jnp.stack(leaves), one.params, other)
+  bytes_ = np.stack([byte, byte[::-1]])
+  lengths = np.stack([length, length[::-1]])
+
+  @jax.jit
+  def both(params):
+    many = jax.vmap(one.logprobs)
+    found = jax.lax.scan(
+      lambda _, sign: (
+        None,
+        many(jax.tree.map(lambda leaf: sign * leaf, params), bytes_, lengths),
+      ),
+      None,
+      jnp.array([1.0, -1.0]),
+    )
+    return found[1]
+
+  found = both(params)
+  laws = [one.reference(one.params), one.reference(other)]
+  for turn in range(2):
+    for k, texts in enumerate((one.texts, one.texts[::-1])):
+      law = laws[(k + turn) % 2]
+      for row, text in zip(found[turn, k], texts, strict=True):
+        close(row[: len(text)], law.each(text), 2e-5)
+
+
+@pytest.mark.slow
+def test_gradients_are_mapped_and_descended_in_a_loop():
+  one = rig("gpt2")
+  byte, length = one.arrays()
+
+  def loss(params, row, size):
+    bytes_ = jnp.broadcast_to(row[None], byte.shape)
+    sizes = jnp.full(TEXTS, size)
+    return -one.logprobs(params, bytes_, sizes)[0].sum()
+
+  @jax.jit
+  def train(params):
+    def turn(params, _):
+      values, gradients = jax.vmap(
+        jax.value_and_grad(loss), in_axes=(None, 0, 0)
+      )(params, byte, length)
+      params = jax.tree.map(
+        lambda leaf, each: leaf - 0.02 * each.sum(0), params, gradients
+      )
+      return params, (values, jax.tree.map(lambda leaf: leaf[:1], gradients))
+
+    return jax.lax.scan(turn, params, length=3)[1]
+
+  values, _ = train(one.params)
+  law = one.reference(one.params)
+  close(values[0], [-law.total(text) for text in one.texts], 1e-4)
+  total = values.sum(1)
+  assert (total[1:] < total[:-1]).all()
+
+
+def test_a_model_may_have_traced_parameters():
+  one = rig("gpt2")
+
+  def value(params, tables):
+    model = dataclasses.replace(one.model, params=params)
+    lm = byteprob.ByteLM(model, tables)
+    found = engine.text_logprobs(
+      one.config,
+      lm.tables,
+      lm.model.params,
+      *one.arrays(),
+      root_id=one.root,
+    )
+    return found.sum()
+
+  for tables in (one.tables, jax.tree.map(np.asarray, one.tables)):
+    gradient = jax.eval_shape(
+      jax.grad(lambda params, known=tables: value(params, known)), one.params
+    )
+    assert jax.tree.structure(gradient) == jax.tree.structure(one.params)
+  jax.eval_shape(jax.grad(value), one.params, one.tables)
+
+
+# Room ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    {"max_frontier": 2, "differentiable": False},
+    pytest.param({"max_new_nodes": 1}, marks=pytest.mark.slow),
+  ],
+)
+def test_too_little_room_is_said_and_made(sizes):
+  one = rig("gpt2", **sizes)
+  config, common = one.config, (one.tables, one.params)
+  state = _settle(config, *common, one.begin())
+  lacked = engine.Needs(0)
+  texts = [max(one.texts, key=len)] * 2 + sorted(one.texts, key=len)[-2:]
+  for _ in range(2 * LONGEST):
+    read = np.asarray(state.member.num_bytes)
+    byte = [
+      text[at] if at < len(text) else 256
+      for text, at in zip(texts, read, strict=True)
+    ]
+    if min(byte) == 256:
+      break
+    before = state
+    state = _step(config, *common, state, np.array(byte))
+    for k, needs in enumerate(state.needs):
+      row = engine.next_logprobs(state)[k]
+      assert np.isnan(row).all() if needs else not np.isnan(row).any()
+      if not needs and byte[k] == 256:
+        # The end leaves a text as it is.
+        close(row, before.next[k])
+    if state.needs.any():
+      lacked |= engine.Needs(int(max(state.needs)))
+      # What lacks something stands still.
+      again = _step(config, *common, state, np.array(byte))
+      still = np.asarray(state.needs) != 0
+      np.testing.assert_array_equal(
+        again.member.num_bytes[still], state.member.num_bytes[still]
+      )
+      config, state = engine.enlarge(config, state)
+      state = _settle(config, *common, state)
+  wanted = engine.Needs.FRONTIER if "max_frontier" in sizes else "NODES"
+  assert lacked == (engine.Needs[wanted] if wanted == "NODES" else wanted)
+  for row, text in zip(engine.next_logprobs(state), texts, strict=True):
+    close(row, one.reference(one.params).next(text))
+
+
+@pytest.mark.parametrize(
+  ("sizes", "need"),
+  [
+    ({"max_frontier": 2, "chunk_nodes": 2, "chunk_rows": 2}, "FRONTIER"),
+    pytest.param(
+      {"max_frontier": 2, "differentiable": False},
+      "FRONTIER",
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      {"chunk_bytes": 16, "max_frontier": 6, "chunk_nodes": 6},
+      "BYTES",
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_what_is_not_read_is_no_number(sizes, need):
+  one = rig("gpt2", **sizes)
+  byte, length = one.arrays()
+  state, found = _read(
+    one.config, one.tables, one.params, one.begin(), byte, length
+  )
+  needs = np.bitwise_or.reduce(np.asarray(state.needs))
+  assert needs & engine.Needs[need]
+  for k, text in enumerate(one.texts):
+    taken = int(found.taken[k])
+    law = one.reference(one.params).each(text)
+    close(found.logprob[k, :taken], law[:taken])
+    assert np.isnan(found.logprob[k, taken : len(text)]).all()
+    assert (found.logprob[k, len(text) :] == 0).all()
+    assert bool(state.needs[k]) == (taken < len(text))
+
+
+def test_a_text_longer_than_the_context_is_refused_on_the_host():
+  config = rig("gpt2").config
+  with pytest.raises(byteprob.PromptError, match="4096"):
+    engine.larger(config, engine.Needs.CONTEXT | engine.Needs.BYTES)
+  grown = engine.larger(config, engine.Needs.NODES | engine.Needs.BYTES)
+  assert grown.max_new_nodes == 2 * config.max_new_nodes
+  assert grown.chunk_nodes == 2 * config.chunk_nodes
+  with pytest.raises(ValueError, match="init_cache"):
+    bare = dataclasses.replace(config, init_cache=None)
+    engine.init(bare, rig("gpt2").tables, 1)
+
+
+# Draws -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_draws_are_those_of_the_library():
+  one = rig("gpt2", differentiable=False)
+  lm, size = one.one.byte_lm(), 12
+  keys = jax.random.split(jax.random.key(0), TEXTS)
+  wanted = lm.sample([b""] * TEXTS, keys, size)
+  how = batches.settle()._replace(settle=np.bool_(False))
+  state, drawn = jax.jit(engine.generate, static_argnums=(0, 7))(
+    one.config,
+    one.tables,
+    one.params,
+    one.begin(),
+    how,
+    jax.random.key_data(keys),
+    np.full(TEXTS, size, np.int32),
+    size,
+  )
+  assert not state.needs.any()
+  for k, sample in enumerate(wanted):
+    assert drawn.byte[k, : drawn.count[k]].tobytes() == sample.text
+  state = _settle(one.config, one.tables, one.params, state)
+  for row, sample in zip(engine.next_logprobs(state), wanted, strict=True):
+    close(row, one.reference(one.params).next(sample.text), 2e-5)
