@@ -507,7 +507,7 @@ def too_long(sizes: Sequence[EngineConfig]) -> PromptError:
   """The error of a text that does not fit."""
   context = min(size.context_length for size in sizes)
   return PromptError(
-    f"The text needs more tokens than the model's context has ({context});"
+    f"The text needs more tokens than fit: the model's context has {context};"
     " shorten it, or score it with window=."
   )
 
