@@ -87,15 +87,17 @@ def beside(params: Any, tree: Any) -> Any:
 
   Made for a tokenizer's tables: tens of megabytes, read an entry at a time
   all over, so that splitting them would cost more than it saves. While JAX
-  traces parameters nobody knows where they are, and arrays stay as they are.
+  traces parameters nobody knows where they are: arrays stay where they are.
 
   Args:
     params: a model's parameters, on a mesh or not.
     tree: arrays.
   """
-  leaves = jax.tree.leaves((params, tree))
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-    return tree
+  if any(map(_traced, jax.tree.leaves((params, tree)))):
+    with jax.ensure_compile_time_eval():
+      return jax.tree.map(
+        lambda leaf: leaf if _traced(leaf) else jax.device_put(leaf), tree
+      )
   mesh = _mesh_of(params)
   if mesh is None:
     # Not jnp.asarray, which compiles a program for each shape.
@@ -125,6 +127,10 @@ def split(params: Any, tree: Any, batch: int) -> Any:
     return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*axes)))
 
   return jax.tree.map(put, tree)
+
+
+def _traced(leaf) -> bool:
+  return isinstance(leaf, jax.core.Tracer)
 
 
 def _mesh_of(params: Any) -> Mesh | None:

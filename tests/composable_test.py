@@ -11,7 +11,9 @@ import oracle
 import pytest
 from benches import close, make_bench
 
+import byteprob
 from byteprob import engine
+from byteprob.engine import batch as batches
 
 SLOW = ("unigram_ties_1", "gemma", "whole_pieces", "wordpiece")
 NAMES = (
@@ -337,15 +339,10 @@ def test_too_little_room_is_said_and_made(sizes):
 @pytest.mark.parametrize(
   ("sizes", "need"),
   [
-    ({"max_frontier": 2, "chunk_nodes": 2, "chunk_rows": 2}, "FRONTIER"),
+    ({"max_frontier": 2, "chunk_nodes": 2, "chunk_rows": 2}, "BYTES"),
     pytest.param(
       {"max_frontier": 2, "differentiable": False},
       "FRONTIER",
-      marks=pytest.mark.slow,
-    ),
-    pytest.param(
-      {"chunk_bytes": 16, "max_frontier": 6, "chunk_nodes": 6},
-      "BYTES",
       marks=pytest.mark.slow,
     ),
   ],

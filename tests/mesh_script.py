@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
 import byteprob
-from byteprob import models
+from byteprob import engine, models
 from byteprob.models import converted, decoder, sharding
 from byteprob.tokenization import load_tables
 from configs.train_lm import get_config
@@ -47,14 +47,16 @@ def config(vocab_size: int) -> models.DecoderConfig:
   )
 
 
-def lms(seed: int = 0) -> tuple[byteprob.ByteLM, byteprob.ByteLM]:
+def lms(
+  seed: int = 0, shape: str = "data:2,model:4"
+) -> tuple[byteprob.ByteLM, byteprob.ByteLM]:
   """The same model on a mesh and on one device."""
   tables = load_tables("stdlib-bpe")
   vocab = config(4096)
   params = decoder.init_params(vocab, jax.random.key(seed))
   # As they come the logits are all alike, and tell nothing.
   params = jax.tree.map(lambda leaf: 4 * leaf, params)
-  mesh = byteprob.make_mesh("data:2,model:4")
+  mesh = byteprob.make_mesh(shape)
   one = byteprob.ByteLM(decoder.make_model(vocab, params), tables)
   spread = byteprob.ByteLM(sharding.make_model(vocab, params, mesh), tables)
   return spread, one
@@ -117,6 +119,40 @@ def check_ensembles() -> None:
   for found, wanted in zip(*drawn, strict=True):
     assert found.text == wanted.text and len(found.text) > 3
     close(found.logprobs, wanted.logprobs)
+
+
+def check_gradients() -> None:
+  """Bytes' log-probs and their gradients; the latter split as parameters."""
+  text = np.array([list(b"import n"), list(b"def f(x)")], np.uint8)
+  length = np.array([8, 6], np.int32)
+  found = []
+  for lm in lms(shape="data:2"):
+    size = engine.EngineConfig.of(
+      lm.model,
+      lm.tables,
+      capacity=32,
+      max_frontier=16,
+      chunk_bytes=16,
+      chunk_nodes=16,
+      chunk_rows=16,
+      differentiable=True,
+    )
+
+    def total(params, tables, size=size):
+      rows = engine.text_logprobs(size, tables, params, text, length)
+      return rows.sum(), rows
+
+    grad = jax.jit(jax.value_and_grad(total, has_aux=True))
+    (_, rows), gradient = grad(lm.model.params, lm.tables)
+    wanted = lm.byte_logprobs_batch([b"import n", b"def f("])
+    for row, own, count in zip(rows, wanted, length, strict=True):
+      close(row[:count], own, 2e-5)
+    found.append((rows, gradient))
+  close(found[0][0], found[1][0], 2e-5)
+  for a, b in zip(*(jax.tree.leaves(x) for _, x in found), strict=True):
+    assert np.isfinite(np.asarray(b)).all() and len(a.sharding.device_set) == 2
+    far = np.abs(np.asarray(a) - np.asarray(b)).max()
+    assert far <= 1e-4 * (1 + np.abs(np.asarray(b)).max())
 
 
 def check_training() -> None:
