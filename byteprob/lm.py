@@ -163,7 +163,7 @@ class ByteLM(ByteModel):
     ]
     asked = [cut for one in cuts for cut in one if cut.counted]
     counted = [cut.counted + cut.bare for cut in asked]
-    scores = self._read([cut.query for cut in asked], counted)
+    scores = self._read([cut.query for cut in asked], counted, following=False)
     values = iter(
       _own_bytes(cut, one) for cut, one in zip(asked, scores, strict=True)
     )

@@ -36,14 +36,15 @@ class Scored(NamedTuple):
   Attributes:
     byte: `float32[n]` log-prob of each byte that was asked about, given those
       before it.
-    next: `float32[257]` log-probs of the byte after the text; normalized.
+    next: `float32[257]` log-probs of the byte after the text; normalized. None
+      unless it was asked for.
     before: log-prob of the context's bytes; 0 unless it is asked for.
     along: `float32[n + 1, 257]` the same before each byte that was asked
       about, and after the last; None unless it was asked for.
   """
 
   byte: Float[np.ndarray, " n"]
-  next: Float[np.ndarray, "257"]
+  next: Float[np.ndarray, "257"] | None
   before: float
   along: Float[np.ndarray, "m 257"] | None
 
@@ -54,6 +55,7 @@ def score(
   *,
   along: bool = False,
   before: bool = False,
+  following: bool = True,
 ) -> list[Scored]:
   """Scores the last bytes of texts, given those before.
 
@@ -64,6 +66,7 @@ def score(
     counted: how many of each text's last bytes are asked about.
     along: ask for the next byte's distribution after each of them, too.
     before: ask for the log-prob of the bytes before them.
+    following: ask for the next byte's distribution after the texts.
 
   Raises:
     PromptError: a text is longer than the model's context, or the model's
@@ -73,7 +76,8 @@ def score(
   found: list[Scored | None] = [None] * len(counted)
   for part in _batches(reader, counted):
     own = dataclasses.replace(reader, queries=[reader.queries[k] for k in part])
-    scores = _score(own, [counted[k] for k in part], along, before)
+    asked = {"along": along, "context": before, "following": following}
+    scores = _score(own, [counted[k] for k in part], **asked)
     for k, one in zip(part, scores, strict=True):
       found[k] = one
   return found
@@ -101,7 +105,7 @@ def _rows(longest: int) -> int:
   return 32 if longest <= 64 else 128
 
 
-def _score(reader, counted, along, context) -> list[Scored]:
+def _score(reader, counted, *, along, context, following) -> list[Scored]:
   queries = reader.queries
   texts = [
     q.text[len(q.text) - n :] for q, n in zip(queries, counted, strict=True)
@@ -145,7 +149,9 @@ def _score(reader, counted, along, context) -> list[Scored]:
   texts = texts + [b""] * (batch - len(texts))
   first = _next(reader.tables, member) if needed else None
   size, member, told = read_texts(size, reader, member, texts, ALL, along=along)
-  last, _ = jax.device_get(_next(reader.tables, member))
+  last = [None] * batch
+  if following:
+    last, _ = jax.device_get(_next(reader.tables, member))
   if needed and not reader.trust_model:
     # Entries alone are read at any scale.
     for (byte, _), scale in zip(told, np.asarray(first[1]), strict=True):
@@ -153,7 +159,7 @@ def _score(reader, counted, along, context) -> list[Scored]:
   scores = []
   for k in range(len(queries)):
     byte, rows_ = told[k]
-    if np.isnan(byte).any() or np.isnan(last[k]).any():
+    if np.isnan(byte).any() or (following and np.isnan(last[k]).any()):
       raise PromptError(
         "The model's logits are not numbers (NaN): its weights are broken, or"
         " its dtype is too narrow for them."
