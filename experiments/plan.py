@@ -57,7 +57,7 @@ BYTES_PER_TOKEN = 4.3
 DRAWN_ROWS, SCORED_ROWS = 8, 512
 """Rows of one text in a call of the sampler, and of scoring, at most."""
 
-FEWEST_ROWS = 33
+FEWEST_ROWS = 65
 """With fewer, a CPU multiplies in a way of its own (`decoder.product`)."""
 
 
