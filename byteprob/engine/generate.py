@@ -60,6 +60,9 @@ _SPARE = 8
 """Frontier entries that a byte should find free: else the model is called, so
 that fewer are kept for their children."""
 
+_HEAVY = -0.7
+"""Log of the unevaluated mass above which a draw is not worth a try."""
+
 _MINOR = -2.3
 """Log of the share of the unevaluated mass below which a member's call waits
 for the others."""
@@ -294,10 +297,16 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
     needs=state.needs | jnp.where(overflow.any(), FRONTIER, 0),
   )
   blocked = step.blocked | (going & ~decided & ~done)
+  more = grow & _goes_on(request, given, state)
+  after = [unevaluated_mass(member) for member in state.members]
+  heavy = functools.reduce(operator.or_, [mass > _HEAVY for mass in after])
+  # Such a text would only be found to wait in the next step.
+  heavy &= more & (state.status == RUNNING) & (state.taken >= given.length)
+  heavy &= (state.length < state.limit) & (state.count < state.output.shape[1])
   return _Step(
     state,
-    grow & (state.needs == 0) & _goes_on(request, given, state),
-    blocked & (state.needs == 0),
+    more & ~heavy & (state.needs == 0),
+    (blocked | heavy) & (state.needs == 0),
   )
 
 
@@ -307,9 +316,10 @@ def _lot(key, step) -> Float[Array, ""]:
 
 
 def _crowded(member) -> Bool[Array, " B"]:
-  """Whether few frontier entries are free."""
+  """Whether few frontier entries are free, and a row would free some."""
   there = member.frontier.node != NONE
-  return there.sum(1) > there.shape[1] - _SPARE
+  kept = there & (member.frontier.trie_node == NONE)
+  return (there.sum(1) > there.shape[1] - _SPARE) & kept.any(1)
 
 
 def _goes_on(request, given, state):
