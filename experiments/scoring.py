@@ -5,16 +5,14 @@
 Both are timed in one process, same model, float32, medians after a warm-up,
 in turns, so that other work on the machine meets both. The plain forward gives
 the log-prob of every token of the tokenizer's own encoding; the exact scores
-are those of every byte, over all nodes. The parts of the latter are timed in
-runs of their own, each part waited for, so that they need not add up.
+are those of every byte, over all nodes.
 """
 
-import contextlib
 import functools
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,7 +22,6 @@ from absl import flags
 from ml_collections import config_flags
 
 import byteprob
-from byteprob import scoring
 from byteprob.models import decoder
 from experiments import _runtime, _texts
 
@@ -32,9 +29,6 @@ _CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/scoring.py", "What to do.", lock_config=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Write the results here.")
-
-PARTS = ("read", "_call", "_weigh")
-"""Functions of `byteprob.scoring`: the nodes, model and lemma, the sums."""
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -54,30 +48,6 @@ def in_turns(jobs: dict[str, Callable[[], Any]], repeats: int):
       jax.block_until_ready(job())
       seconds[name].append(time.perf_counter() - begun)
   return {k: statistics.median(v[1:]) for k, v in seconds.items()}
-
-
-@contextlib.contextmanager
-def parts_timed() -> Iterator[dict[str, list[float]]]:
-  """Times `PARTS` while it is open, waiting for each."""
-  seconds: dict[str, list[float]] = {name: [] for name in PARTS}
-  before = {name: getattr(scoring, name) for name in PARTS}
-
-  def timed(name):
-    def call(*args, **kwargs):
-      begun = time.perf_counter()
-      result = jax.block_until_ready(before[name](*args, **kwargs))
-      seconds[name].append(time.perf_counter() - begun)
-      return result
-
-    return call
-
-  for name in PARTS:
-    setattr(scoring, name, timed(name))
-  try:
-    yield seconds
-  finally:
-    for name, function in before.items():
-      setattr(scoring, name, function)
 
 
 def measure(
@@ -106,9 +76,6 @@ def measure(
     },
     repeats,
   )
-  with parts_timed() as parts:
-    for _ in range(repeats):
-      lm.byte_logprobs_batch(texts)
   size = sum(map(len, texts))
   return {
     "bytes": size,
@@ -123,8 +90,6 @@ def measure(
     if max(nodes) < lm.model.context_length
     else None,
     "seconds": seconds,
-    # A text has several calls where its nodes are many.
-    "part_seconds": {k: sum(v) / repeats for k, v in parts.items()},
   }
 
 

@@ -25,6 +25,7 @@ from byteprob.engine.generate import (
   ENDED,
   FRONTIER,
   FULL,
+  NAN,
   RUNNING,
   SLOTS,
   Given,
@@ -337,6 +338,8 @@ class Batch:
         | {"needs": self.state.needs, "left": left}
       )
       self._drain(found)
+      if found["needs"] & NAN:
+        raise not_numbers()
       if found["needs"]:
         self.config, self.state = _grow(self.config, self.state)
         continue
@@ -501,6 +504,14 @@ def check_length(reader: Reader) -> None:
         f" {reader.model.context_length}; shorten it, or score it with"
         " window=."
       )
+
+
+def not_numbers() -> PromptError:
+  """The error of a model that is broken."""
+  return PromptError(
+    "The model's logits are not numbers (NaN): its weights are broken, or its"
+    " dtype is too narrow for them."
+  )
 
 
 def too_long(sizes: Sequence[EngineConfig]) -> PromptError:

@@ -53,8 +53,9 @@ many bytes as asked for; a stop string; the model's context is full; no byte
 was possible; the constraint lets nothing follow.
 """
 
-SLOTS, FRONTIER = 1, 2
-"""What has to grow (`State.needs`, a sum): the cache; the frontier."""
+SLOTS, FRONTIER, NAN = 1, 2, 4
+"""Why the loop stops (`State.needs`, a sum): the cache has to grow; the
+frontier has to; the model's logits are not numbers."""
 
 _SPARE = 8
 """Frontier entries that a byte should find free: else the model is called, so
@@ -294,7 +295,10 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
     taken=state.taken + (grow & reading),
     dfa_state=dfa_state,
     status=status,
-    needs=state.needs | jnp.where(overflow.any(), FRONTIER, 0),
+    needs=state.needs
+    | jnp.where(overflow.any(), FRONTIER, 0)
+    # All is known and decides nothing: it is no number.
+    | jnp.where((going & ready & ~decided & ~done).any(), NAN, 0),
   )
   blocked = step.blocked | (going & ~decided & ~done)
   more = grow & _goes_on(request, given, state)
@@ -371,7 +375,10 @@ def _call(config, tables, params, state, blocked) -> State:
     needs |= jnp.where(full.any(), SLOTS, 0)
     wanted &= ~late & ~full
     call = functools.partial(evaluate, size, table, param)
-    members.append(_once(wanted.any(), call, member, entry, wanted))
+    member = _once(wanted.any(), call, member, entry, wanted)
+    broken = jnp.isnan(member.rows.total[each, entry]) & wanted
+    needs |= jnp.where(broken.any(), NAN, 0)
+    members.append(member)
     calls = calls + wanted
   return state._replace(
     members=tuple(members), calls=calls, needs=needs, status=status

@@ -73,7 +73,7 @@ def warp(
   kept = jnp.where(before.sum(1) < warpers.top_k, scaled, -jnp.inf)
   share = jax.nn.softmax(kept)
   # The first always stays.
-  keep = jnp.where(before, share[None], 0.0).sum(1) < warpers.top_p
+  keep = jnp.where(before, share[None], 0.0).sum(1) < _enough(warpers)
   keep |= ~before.any(1)
   keep &= share >= warpers.min_p * share.max()
   return jnp.where(keep, kept, -jnp.inf)
@@ -87,6 +87,11 @@ def _before(values):
   each = jnp.arange(len(values))
   ties = (values[None] == values[:, None]) & (each[None] < each[:, None])
   return (values[None] > values[:, None]) | ties
+
+
+def _enough(warpers: LogitWarpers) -> Float[Array, ""]:
+  """The probability from which on top-p cuts; a sum may be rounded up."""
+  return jnp.where(warpers.top_p < 1, warpers.top_p * (1 - 1e-6), 2.0)
 
 
 def cuts(warpers: LogitWarpers) -> Bool[Array, ""]:
@@ -114,6 +119,8 @@ def draw(
     bounds would give the same; trust nothing else.
   """
   top = lower.max(1)
+  # Where nothing is known yet, what is not sets the scale.
+  top = jnp.where(jnp.isneginf(top), more, top)
   top = jnp.where(jnp.isneginf(top), 0.0, top)
   known = jnp.exp(lower - top[:, None])
   extra = jnp.exp(more - top)
@@ -193,11 +200,11 @@ def _cut(warpers, known, extra, rest):
   total = jnp.where(_before(low).sum(1) < warpers.top_k, low, 0.0).sum()
   stays = ahead.sum(1) < warpers.top_k
   before = jnp.where(ahead, low[None], 0.0).sum(1) + rest
-  stays &= (before < warpers.top_p * (total + rest)) | ~ahead.any(1)
+  stays &= (before < _enough(warpers) * (total + rest)) | ~ahead.any(1)
   stays &= low >= warpers.min_p * high.max()
   goes = surely.sum(1) >= warpers.top_k
   before = jnp.where(surely, low[None], 0.0).sum(1)
-  goes |= (before >= warpers.top_p * (total + rest)) & surely.any(1)
+  goes |= (before >= _enough(warpers) * (total + rest)) & surely.any(1)
   goes |= high < warpers.min_p * low.max()
   return stays, ~stays & ~goes
 

@@ -14,13 +14,13 @@ from byteprob.engine.batch import (
   batch_of,
   begin,
   check_length,
+  not_numbers,
   read_texts,
   take,
 )
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.evaluate import known_logprobs
 from byteprob.engine.reading import ALL, ENTRIES
-from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp, normalized
 
 MAX_LOGITS = 2**26
@@ -160,10 +160,7 @@ def _score(reader, counted, *, along, context, following) -> list[Scored]:
   for k in range(len(queries)):
     byte, rows_ = told[k]
     if np.isnan(byte).any() or (following and np.isnan(last[k]).any()):
-      raise PromptError(
-        "The model's logits are not numbers (NaN): its weights are broken, or"
-        " its dtype is too narrow for them."
-      )
+      raise not_numbers()
     table = None
     if along:
       start = np.asarray(first[0])[k][None]
@@ -186,4 +183,7 @@ def _next(tables, member):
   everyone = jnp.ones(member.num_bytes.shape, bool)
   found = known_logprobs(tables, member, everyone)
   scale = logsumexp(found, 1)
-  return normalized(found), jnp.where(jnp.isneginf(scale), 0.0, scale)
+  scale = jnp.where(jnp.isneginf(scale), 0.0, scale)
+  # Sums may lose what is no number.
+  broken = (jnp.isnan(member.rows.total) & member.evaluated).any(1)
+  return jnp.where(broken[:, None], jnp.nan, normalized(found)), scale

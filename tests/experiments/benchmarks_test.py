@@ -61,8 +61,6 @@ def test_scoring(tmp_path):
   assert case["tokens"] < case["bytes"] <= case["nodes"]
   seconds = case["seconds"]
   assert case["ratio"] == pytest.approx(seconds["plain"] / seconds["exact"])
-  assert case["part_seconds"]["_call"] > 0
-  assert case["part_seconds"]["read"] > 0
   assert f"{case['ratio']:.3f}" in done.stdout
 
 
