@@ -341,6 +341,11 @@ def test_logits_that_are_no_numbers():
       call(b"al")
   with pytest.raises(PromptError, match=r"not numbers \(NaN\)"):
     model.sample([b"al"], jax.random.key(0), 4)
+  # What is read many bytes at a time, and kept.
+  with pytest.raises(PromptError, match=r"not numbers \(NaN\)"):
+    model.sample([b"a's l " * 8], jax.random.key(0), 4)
+  with pytest.raises(PromptError, match=r"not numbers \(NaN\)"):
+    _ = model.session(b"al").logprobs
 
 
 def test_a_model_of_another_tokenizer():

@@ -449,7 +449,10 @@ class Batch:
     found = _next(
       self.config, self._tables, self.state.members, self.state.log_weights
     )
-    return np.asarray(found)[: self.texts]
+    rows = np.asarray(found)[: self.texts]
+    if np.isnan(rows).any():
+      raise not_numbers()
+    return rows
 
   def fork(self) -> "Batch":
     """The same texts once more; what they share is copied when one goes on."""
@@ -614,6 +617,11 @@ def read_texts(
       size, member = _grow_member(size, member, SLOTS)
     elif told.overflow.any():
       size, member = _grow_member(size, member, FRONTIER)
+  logprob, total, seen = jax.device_get(
+    (member.logprob, member.rows.total, member.evaluated)
+  )
+  if (np.isnan(logprob) | (np.isnan(total) & seen)).any():
+    raise not_numbers()
   empty, none = np.zeros(0, np.float32), np.zeros((0, 257), np.float32)
   return (
     size,
@@ -713,7 +721,13 @@ def _next(config: LoopConfig, tables, members, log_weights):
     known_logprobs(table, member, everyone)
     for table, member in zip(tables, members, strict=True)
   ]
-  return combine.exact(config.pool, log_weights, known)
+  # Sums may lose what is no number.
+  broken = [
+    (jnp.isnan(member.rows.total) & member.evaluated).any(1)
+    for member in members
+  ]
+  found = combine.exact(config.pool, log_weights, known)
+  return jnp.where(jnp.stack(broken).any(0)[:, None], jnp.nan, found)
 
 
 def _grow(config: LoopConfig, state: State) -> tuple[LoopConfig, State]:
