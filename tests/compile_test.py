@@ -6,6 +6,9 @@ import jax
 import numpy as np
 from benches import make_bench
 
+from byteprob.engine.config import EngineConfig
+from byteprob.engine.state import init
+
 EVENT = "/jax/core/compile/backend_compile_duration"
 
 _counts: list[list[str]] = []
@@ -116,3 +119,13 @@ def test_as_many_texts_as_a_power_of_two_share_programs():
     lm.sample([b"a", b"", b"l"], keys, 4)
     lm.sample([b"s", b"l", b"l"], keys, 9)
   assert not found
+
+
+def test_a_new_state_is_of_the_types_that_the_loop_returns():
+  # Weak types would have the loop compiled again for the second call.
+  one = make_bench("gpt2")
+  size = EngineConfig.of(one.model, one.padded, capacity=32)
+  start = np.array([one.padded.start], np.int32)
+  root = np.zeros(1, np.int32)
+  member = init(size, one.model.init_cache, one.padded, start, root)
+  assert not [leaf for leaf in jax.tree.leaves(member) if leaf.weak_type]

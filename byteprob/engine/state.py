@@ -79,7 +79,7 @@ def init(
   frontier = jax.vmap(lambda one: init_frontier(tables, config, one))(start)
   zero = jnp.zeros((batch,), jnp.int32)
   slots = jnp.zeros((batch, config.capacity), jnp.int32)
-  return MemberState(
+  member = MemberState(
     frontier=frontier,
     num_nodes=zero + 1,
     num_bytes=zero,
@@ -96,6 +96,8 @@ def init(
     peak=zero,
     cache=init_cache(batch, config.capacity),
   )
+  # Weak types would have whatever takes the state compiled once more.
+  return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), member)
 
 
 def unpack(words: UInt32[Array, "... S/32"]) -> Bool[Array, "... S"]:
