@@ -459,3 +459,13 @@ def test_the_log_probs_of_a_text_that_ends_hold_the_end():
       if more:
         end = one.reference.next(b"a\n\n" + sample.text)[EOS]
         close(sample.logprobs[-1], end, 3e-5)
+
+
+def test_a_stop_string_may_be_longer_than_most():
+  one = make_bench("gpt2")
+  lm, key = one.byte_lm(), jax.random.key(6)
+  (free,) = lm.sample([b"l"], key, 60, greedy=True)
+  stop = free.text[3:43]
+  (found,) = lm.sample([b"l"], key, 60, greedy=True, stop=stop)
+  assert found.text == free.text[: free.text.index(stop) + 40]
+  assert found.reason == "stop"

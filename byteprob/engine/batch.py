@@ -195,7 +195,6 @@ class Batch:
     self._logprob: list[list[np.ndarray]] = [[] for _ in range(self.texts)]
     # What is short is read by the loop, one member's text at a time.
     self._pending = waiting
-    self._settled = False
 
   def _split(self, tree):
     return split(self._params, tree, self.size)
@@ -321,7 +320,10 @@ class Batch:
       byte[k, : len(text)] = np.frombuffer(text, np.uint8)
       length[k] = len(text)
     left = _FOREVER if rounds is None else np.int32(rounds)
-    self.state = self.state._replace(taken=np.zeros(self.size, np.int32))
+    self.state = self.state._replace(
+      taken=np.zeros(self.size, np.int32),
+      recent=_of_width(self.state.recent, request.stops.shape[1]),
+    )
     while True:
       self.state, left = _generate(
         self.config,
@@ -371,10 +373,8 @@ class Batch:
     Raises:
       PromptError: a text is longer than a model's context.
     """
-    self._settled = False
     self._read_pending(settle())
-    few = self._pinned or max(map(len, texts)) <= GIVEN
-    if few or len({len(r) for r in texts}) < 1:
+    if self._pinned or max(map(len, texts)) <= GIVEN:
       self._run_given(exact() if self._pinned else settle(), texts)
       return
     self._own()
@@ -636,6 +636,15 @@ def read_texts(
   )
 
 
+def _of_width(recent: Any, width: int) -> Any:
+  """The last bytes of texts, as many as the longest stop string may have."""
+  have = recent.shape[1]
+  if have == width:
+    return recent
+  more = max(width - have, 0)
+  return np.pad(np.asarray(recent), ((0, 0), (more, 0)))[:, -width:]
+
+
 @functools.cache
 def free_constraint() -> Constraint:
   """The constraint that allows everything."""
@@ -654,6 +663,7 @@ def request_of(
   """A request, its tables padded to what the programs are compiled for."""
   count, longest = STOPS
   count = max(count, batch_of(max(len(stop), 1)))
+  longest = max(longest, batch_of(max(map(len, stop), default=1)))
   table = np.zeros((count, longest), np.uint8)
   length = np.zeros(count, np.int32)
   for k, text in enumerate(stop):
