@@ -45,3 +45,14 @@ def normalized(values: Float[Array, "... A"]) -> Float[Array, "... A"]:
   """Log-probs that add up to 1 along the last axis; -inf where all are."""
   norm = logsumexp(values, -1)[..., None]
   return jnp.where(jnp.isneginf(norm), -jnp.inf, values - norm)
+
+
+def add_exactly(
+  pair: Float[Array, "2"], value: Float[Array, ""]
+) -> Float[Array, "2"]:
+  """Adds to a sum kept as two floats: the sum, and what rounding lost."""
+  high = pair[0] + value
+  back = high - pair[0]
+  lost = (pair[0] - (high - back)) + (value - back)
+  lost = jnp.where(jnp.isneginf(high), 0.0, lost)
+  return jnp.stack([high, pair[1] + lost])

@@ -115,7 +115,7 @@ class Sessions:
       for context, text in zip(self._contexts, self._pushed, strict=True)
     ]
     batch = self._batch.fork()
-    batch.begin_draws(arguments.keys(key, len(contexts)), wanted.max_bytes)
+    batch.begin_draws(arguments.keys(key, len(contexts)))
     sampler = sampling.Sampler(
       batch,
       wanted,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from byteprob.covers import NONE, ROOT, Nodes, Path
 from byteprob.lemma import Follow
-from byteprob.numerics import logsumexp
+from byteprob.numerics import add_exactly, logsumexp
 from byteprob.tokenization.tables import Tables
 
 
@@ -83,7 +83,7 @@ def weigh(
     twin = tables.twin[nodes.token[node]]
     step = follow.exact[parent + offset, n - nodes.end[parent] - 1, twin]
     fresh = weigh_now(parent, state) + step - grown
-    now = _add(state.now, grown)
+    now = add_exactly(state.now, grown)
     fresh_at = jnp.where(valid & born & (node != NONE), node, size)
     state = _State(
       now=jnp.where(valid, now, state.now),
@@ -128,12 +128,3 @@ class _State(NamedTuple):
   birth: Float[Array, "N 2"]
   weight: Float[Array, " N"]
   alive: Float[Array, ""]
-
-
-def _add(pair, value):
-  """Adds to a sum kept as two floats: the sum, and what rounding lost."""
-  high = pair[0] + value
-  back = high - pair[0]
-  lost = (pair[0] - (high - back)) + (value - back)
-  lost = jnp.where(jnp.isneginf(high), 0.0, lost)
-  return jnp.stack([high, pair[1] + lost])

@@ -164,16 +164,13 @@ class Batch:
     self.config = LoopConfig(members=tuple(sizes), pool=pool)
     key_data = np.zeros((self.size, 2), np.uint32)
     if keys is not None:
-      own = np.asarray(jax.random.key_data(keys))
-      key_data = np.zeros((self.size, own.shape[1]), np.uint32)
-      key_data[: self.texts] = own
-      impl = str(jax.random.key_impl(keys))
-      self.config = dataclasses.replace(self.config, key_impl=impl)
+      key_data = self._key_data(keys)
     zero = np.zeros(self.size, np.int32)
     weights = np.zeros((self.size, len(readers)), np.float32)
     if log_weights is not None:
       weights[: self.texts] = log_weights
-    self.state = self._split(
+    self.state = split(
+      self._params,
       State(
         members=tuple(members),
         log_weights=weights,
@@ -189,15 +186,23 @@ class Batch:
         status=np.full(self.size, RUNNING, np.int32),
         calls=zero,
         needs=np.int32(0),
-      )
+      ),
+      self.size,
     )
+    self._over = np.zeros(self.size, bool)
     self._output: list[list[bytes]] = [[] for _ in range(self.texts)]
     self._logprob: list[list[np.ndarray]] = [[] for _ in range(self.texts)]
     # What is short is read by the loop, one member's text at a time.
     self._pending = waiting
 
-  def _split(self, tree):
-    return split(self._params, tree, self.size)
+  def _key_data(self, keys: jax.Array) -> np.ndarray:
+    """Data of the texts' random keys; their kind goes to the config."""
+    own = np.asarray(jax.random.key_data(keys))
+    found = np.zeros((self.size, own.shape[1]), np.uint32)
+    found[: self.texts] = own
+    impl = str(jax.random.key_impl(keys))
+    self.config = dataclasses.replace(self.config, key_impl=impl)
+    return found
 
   def _begin(self, reader: Reader, more: int, entries: bool):
     """A member's state, and the texts that the loop has yet to read."""
@@ -356,14 +361,10 @@ class Batch:
     for k in range(self.texts):
       count = int(found["count"][k])
       self._output[k].append(found["output"][k, :count].tobytes())
-      more = int(found["status"][k] == ENDED and not self._ended(k))
+      more = int(found["status"][k] == ENDED and not self._over[k])
       self._logprob[k].append(found["logprob"][k, : count + more])
     self._over = found["status"] == ENDED
     self.state = self.state._replace(count=np.zeros(self.size, np.int32))
-
-  def _ended(self, k):
-    over = getattr(self, "_over", None)
-    return over is not None and bool(over[k])
 
   def push(self, texts: Sequence[bytes]) -> None:
     """Goes on with bytes after each text.
@@ -391,17 +392,11 @@ class Batch:
     self.state = self.state._replace(members=tuple(members))
     self.config = dataclasses.replace(self.config, members=tuple(sizes))
 
-  def begin_draws(self, keys: jax.Array, more: int) -> None:
+  def begin_draws(self, keys: jax.Array) -> None:
     """Makes ready to draw, from the texts as they are."""
-    own = np.asarray(jax.random.key_data(keys))
-    data = np.zeros((self.size, own.shape[1]), np.uint32)
-    data[: self.texts] = own
     zero = np.zeros(self.size, np.int32)
-    self.config = dataclasses.replace(
-      self.config, key_impl=str(jax.random.key_impl(keys))
-    )
     self.state = self.state._replace(
-      key=data,
+      key=self._key_data(keys),
       count=zero,
       length=zero,
       limit=zero,
@@ -412,8 +407,7 @@ class Batch:
     )
     self._output = [[] for _ in range(self.texts)]
     self._logprob = [[] for _ in range(self.texts)]
-    self._over = None
-    del more
+    self._over = np.zeros(self.size, bool)
 
   def limit(self, bytes_: int) -> None:
     """How many bytes are drawn of each text, from now on."""

@@ -32,7 +32,7 @@ from byteprob.engine.evaluate import (
   unevaluated_mass,
 )
 from byteprob.engine.request import DecodeRequest
-from byteprob.engine.state import MemberState, unpack, used_slots
+from byteprob.engine.state import MemberState, select, unpack, used_slots
 from byteprob.numerics import normalized
 from byteprob.pooling import Pool
 from byteprob.rules.common import NONE
@@ -254,7 +254,7 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
   grow, ended = grow & ~overflow, ended & ~overflow
   impossible &= commit & ~overflow
   members = [
-    _select(grow, new, old)
+    select(grow, new, old)
     for new, old in zip(members, state.members, strict=True)
   ]
 
@@ -332,17 +332,6 @@ def _goes_on(request, given, state):
   drawing = (state.status == RUNNING) & (state.length < state.limit)
   drawing &= state.count < state.output.shape[1]
   return reading | drawing | request.settle
-
-
-def _select(some, new, old):
-  """A member's new state for some texts; what is large has not changed."""
-
-  def choose(fresh, before):
-    if fresh is before:
-      return before
-    return jnp.where(some.reshape(-1, *[1] * (before.ndim - 1)), fresh, before)
-
-  return jax.tree.map(choose, new, old)
 
 
 def _follow(pool, log_weights, known, symbol, grow):

@@ -25,7 +25,7 @@ from byteprob.engine.config import EngineConfig
 from byteprob.engine.frontier import ROOT, live
 from byteprob.engine.loops import repeat
 from byteprob.engine.state import MemberState, unpack, used_slots
-from byteprob.numerics import logsumexp
+from byteprob.numerics import add_exactly, logsumexp
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, Params
@@ -523,7 +523,7 @@ def _marginalize_one(
     most = jnp.where(born, above, -jnp.inf).max()
     most = jnp.where(jnp.isneginf(most), 0.0, jax.lax.stop_gradient(most))
     grown = jnp.where(wanted, grown, most)
-    now = _add(state.now, grown)
+    now = add_exactly(state.now, grown)
     put = jnp.where(valid & born, rows, size)
     fresh = jnp.where(born, above - grown, -jnp.inf)
     state = _Sum(
@@ -560,12 +560,3 @@ def _marginalize_one(
   )
   last = now_of(state, chunk.row)
   return _Weights(byte=byte, next=following, last=last)
-
-
-def _add(pair, value):
-  """Adds to a sum kept as two floats: the sum, and what rounding lost."""
-  high = pair[0] + value
-  back = high - pair[0]
-  lost = (pair[0] - (high - back)) + (value - back)
-  lost = jnp.where(jnp.isneginf(high), 0.0, lost)
-  return jnp.stack([high, pair[1] + lost])

@@ -146,6 +146,19 @@ def can_spell(member: MemberState) -> Bool[Array, " B"]:
   return live(member.frontier).any(1)
 
 
+def select(
+  some: Bool[Array, " B"], new: MemberState, old: MemberState
+) -> MemberState:
+  """A new state for some texts; what is the same array is not copied."""
+
+  def choose(fresh, before):
+    if fresh is before:
+      return before
+    return jnp.where(some.reshape(-1, *[1] * (before.ndim - 1)), fresh, before)
+
+  return jax.tree.map(choose, new, old)
+
+
 def path_ids(
   member: MemberState, text: int, entry: int, host: Any = None
 ) -> tuple[int, ...]:

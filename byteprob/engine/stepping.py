@@ -9,7 +9,6 @@ import dataclasses
 import enum
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8, UInt32
@@ -24,7 +23,13 @@ from byteprob.engine.generate import generate as run
 from byteprob.engine.grow import grow, grown
 from byteprob.engine.loops import repeat
 from byteprob.engine.request import DecodeRequest
-from byteprob.engine.state import MemberState, unpack, used_slots, waiting
+from byteprob.engine.state import (
+  MemberState,
+  select,
+  unpack,
+  used_slots,
+  waiting,
+)
 from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp, normalized
 from byteprob.tokenization.tables import Tables
@@ -208,7 +213,7 @@ def step(
   after, overflow = advance(
     config, tables, state.member, inside, own, jnp.float32(0)
   )
-  member = _select(going & ~overflow, after, state.member)
+  member = select(going & ~overflow, after, state.member)
   needs = state.needs | _flag(going & overflow, Needs.FRONTIER)
   return _settle(config, tables, params, member, needs)
 
@@ -271,17 +276,6 @@ def _known(config, tables, member, needs) -> TextState:
 
 def _flag(some, flag: Needs):
   return jnp.where(some, jnp.int32(flag), 0)
-
-
-def _select(some, new, old):
-  """A new state for some texts; what is the same array is not copied."""
-
-  def choose(fresh, before):
-    if fresh is before:
-      return before
-    return jnp.where(some.reshape(-1, *[1] * (before.ndim - 1)), fresh, before)
-
-  return jax.tree.map(choose, new, old)
 
 
 def generate(
