@@ -1,7 +1,6 @@
 """Device: the state of texts under way, as one model knows them."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from byteprob import lemma
 from byteprob.engine.config import WORD, EngineConfig
-from byteprob.engine.frontier import Frontier, init_frontier, live
+from byteprob.engine.frontier import Frontier, init_frontier
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, InitCache
@@ -141,11 +140,6 @@ def waiting(member: MemberState) -> Bool[Array, "B W"]:
   return there & ~member.evaluated & (member.logprob > -jnp.inf)
 
 
-def can_spell(member: MemberState) -> Bool[Array, " B"]:
-  """Whether the model's tokens spell each text so far."""
-  return live(member.frontier).any(1)
-
-
 def select(
   some: Bool[Array, " B"], new: MemberState, old: MemberState
 ) -> MemberState:
@@ -157,27 +151,3 @@ def select(
     return jnp.where(some.reshape(-1, *[1] * (before.ndim - 1)), fresh, before)
 
   return jax.tree.map(choose, new, old)
-
-
-def path_ids(
-  member: MemberState, text: int, entry: int, host: Any = None
-) -> tuple[int, ...]:
-  """On the host: model ids of an evaluated entry's tokens, the root's first.
-
-  Args:
-    member: the state.
-    text, entry: which.
-    host: `jax.device_get` of `attends`, `slot_token` and `slot_position`,
-      where it is at hand.
-  """
-  attends, token, position = host or jax.device_get(
-    (member.attends, member.slot_token, member.slot_position)
-  )
-  (slots,) = np.nonzero(np.asarray(unpack(jnp.asarray(attends[text, entry]))))
-  order = slots[np.argsort(position[text, slots])]
-  return tuple(token[text, order].tolist())
-
-
-def stack(trees: Sequence[Any]) -> Any:
-  """Trees of arrays as one, along a new first axis."""
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
