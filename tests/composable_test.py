@@ -14,6 +14,7 @@ from benches import close, make_bench
 import byteprob
 from byteprob import engine
 from byteprob.engine import batch as batches
+from byteprob.errors import PromptError
 
 SLOW = ("unigram_ties_1", "gemma", "whole_pieces", "wordpiece")
 NAMES = (
@@ -404,3 +405,24 @@ def test_draws_are_those_of_the_library():
   state = _settle(one.config, one.tables, one.params, state)
   for row, sample in zip(engine.next_logprobs(state), wanted, strict=True):
     close(row, one.reference(one.params).next(sample.text), 2e-5)
+
+
+def test_logits_that_are_no_numbers_are_no_lack_of_room():
+  one = make_bench("gpt2")
+  config = engine.EngineConfig.of(one.model, one.padded, capacity=32)
+  params = {**one.model.params, "head": one.model.params["head"] * np.nan}
+  root = np.full(1, one.entry.start[-1], np.int32)
+  state = engine.init(config, one.padded, 1, root_id=root)
+  request = engine.request_of(
+    engine.LogitWarpers(
+      np.float32(1), np.int32(257), np.float32(1), np.float32(0), np.bool_(0)
+    )
+  )
+  key = np.zeros((1, 2), np.uint32)
+  limit = np.full(1, 4, np.int32)
+  state, _ = jax.jit(engine.generate, static_argnums=(0, 7))(
+    config, one.padded, params, state, request, key, limit, 8
+  )
+  assert int(state.needs[0]) == engine.Needs.NUMBERS
+  with pytest.raises(PromptError, match=r"not numbers \(NaN\)"):
+    engine.larger(config, int(state.needs[0]))

@@ -18,6 +18,7 @@ from byteprob.engine import combine, grow, reading, request, state
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.evaluate import known_logprobs, unevaluated_mass
 from byteprob.engine.generate import Given, LoopConfig, State, generate
+from byteprob.engine.needs import Needs
 from byteprob.numerics import normalized
 
 TEXTS = 16
@@ -362,13 +363,13 @@ def test_too_little_room_gives_the_same_bytes(name, sizes):
     # It has grown.
     assert (
       found.members[0].attends.shape[1:] > small.begin().attends.shape[1:]
-      or found.members[0].slot_token.shape > small.begin().slot_token.shape
+      or found.members[0].attends.shape > small.begin().attends.shape
     )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "unigram_ties_1"])
 @pytest.mark.parametrize(
-  "needs", [grow.SLOTS, grow.FRONTIER, grow.SLOTS | grow.FRONTIER]
+  "needs", [Needs.SLOTS, Needs.FRONTIER, Needs.SLOTS | Needs.FRONTIER]
 )
 def test_what_has_grown_is_what_begins_larger(name, needs):
   one = rig(name)

@@ -14,6 +14,7 @@ from benches import check_shares, close, make_bench
 import byteprob
 from byteprob import scoring
 from byteprob.engine import batch, request
+from byteprob.engine.needs import Needs
 from byteprob.errors import ConstraintError, PromptError
 
 EOS = 256
@@ -361,7 +362,7 @@ def test_more_room_is_made_where_it_is_needed(monkeypatch):
       assert sample.text == other.text
       assert sample.reason == other.reason
       close(sample.logprobs, other.logprobs, 3e-5)
-    assert batch.SLOTS in made
+    assert Needs.SLOTS in made
   assert [len(sample.text) for sample in wanted] == [300, 300]
 
 

@@ -7,10 +7,10 @@ See `docs/in_your_jax_program.md`.
 
 from byteprob.engine.batch import request_of
 from byteprob.engine.config import EngineConfig
+from byteprob.engine.needs import Needs
 from byteprob.engine.request import DecodeRequest, LogitWarpers
 from byteprob.engine.stepping import (
   Drawn,
-  Needs,
   Reading,
   TextState,
   enlarge,

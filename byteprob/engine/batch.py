@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 
 from byteprob.constraints import Constraint
 from byteprob.engine import combine, reading
@@ -23,22 +23,20 @@ from byteprob.engine.evaluate import known_logprobs
 from byteprob.engine.generate import (
   CONTEXT,
   ENDED,
-  FRONTIER,
   FULL,
-  NAN,
   RUNNING,
-  SLOTS,
   Given,
   LoopConfig,
   State,
   generate,
 )
+from byteprob.engine.needs import Needs
 from byteprob.engine.prefill import prefill
 from byteprob.engine.request import DecodeRequest, LogitWarpers
 from byteprob.engine.state import MemberState, init
 from byteprob.errors import PromptError
 from byteprob.mesh import split
-from byteprob.plan import Query
+from byteprob.plan import Query, distinct
 from byteprob.pooling import Pool
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
@@ -221,13 +219,9 @@ class Batch:
     bare = any(end > -np.inf for end in reader.empty_end)
     short = self._pinned or (longest <= GIVEN and not entries)
     short &= not bare
-    distinct = {(q.prefix, b"" if short else q.text, q.start) for q in queries}
-    order = {item: k for k, item in enumerate(sorted(distinct))}
-    places = np.array(
-      [order[q.prefix, b"" if short else q.text, q.start] for q in queries],
-      np.int32,
+    given, places = distinct(
+      [(q.prefix, b"" if short else q.text, q.start) for q in queries]
     )
-    given = list(order)
     member = begin(size, reader, given)
     if not short:
       need = reading.ENTRIES if entries else reading.LEAD
@@ -345,7 +339,7 @@ class Batch:
         | {"needs": self.state.needs, "left": left}
       )
       self._drain(found)
-      if found["needs"] & NAN:
+      if found["needs"] & Needs.NUMBERS:
         raise not_numbers()
       if found["needs"]:
         self.config, self.state = _grow(self.config, self.state)
@@ -608,9 +602,9 @@ def read_texts(
     if told.late.any():
       raise too_long([size])
     if told.slots.any():
-      size, member = _grow_member(size, member, SLOTS)
+      size, member = _grow_member(size, member, Needs.SLOTS)
     elif told.overflow.any():
-      size, member = _grow_member(size, member, FRONTIER)
+      size, member = _grow_member(size, member, Needs.FRONTIER)
   logprob, total, seen = jax.device_get(
     (member.logprob, member.rows.total, member.evaluated)
   )
@@ -645,6 +639,23 @@ def free_constraint() -> Constraint:
   return Constraint.free()
 
 
+def stop_table(
+  stop: Sequence[bytes], count: int, longest: int
+) -> tuple[UInt8[np.ndarray, "K L"], Int[np.ndarray, " K"]]:
+  """Stop strings, padded on the left, and their lengths; 0 for none.
+
+  Args:
+    stop: the stop strings.
+    count, longest: room for so many, of so many bytes.
+  """
+  table = np.zeros((count, longest), np.uint8)
+  length = np.zeros(count, np.int32)
+  for k, text in enumerate(stop):
+    table[k, longest - len(text) :] = np.frombuffer(text, np.uint8)
+    length[k] = len(text)
+  return table, length
+
+
 def request_of(
   warpers: LogitWarpers,
   *,
@@ -658,15 +669,11 @@ def request_of(
   count, longest = STOPS
   count = max(count, batch_of(max(len(stop), 1)))
   longest = max(longest, batch_of(max(map(len, stop), default=1)))
-  table = np.zeros((count, longest), np.uint8)
-  length = np.zeros(count, np.int32)
-  for k, text in enumerate(stop):
-    table[k, longest - len(text) :] = np.frombuffer(text, np.uint8)
-    length[k] = len(text)
+  stops, stop_length = stop_table(stop, count, longest)
   return DecodeRequest(
     warpers=warpers,
-    stops=table,
-    stop_length=length,
+    stops=stops,
+    stop_length=stop_length,
     constraint=constraint or free_constraint(),
     eps=np.float32(eps),
     exact=np.bool_(exact),

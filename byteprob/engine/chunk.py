@@ -6,7 +6,7 @@ tell of it: an old entry's own (below `W`), or `W` plus its place in the log.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -325,13 +325,3 @@ def assign_slots(
     attends=attends,
     full=full,
   )
-
-
-def flat(tree: Any) -> Any:
-  """Texts and their rows as one axis."""
-
-  def one(leaf):
-    batch, rows, *rest = leaf.shape
-    return leaf.reshape(batch * rows, *rest)
-
-  return jax.tree.map(one, tree)

@@ -9,6 +9,7 @@ from byteprob.engine.config import EngineConfig
 from byteprob.engine.frontier import Frontier, live, mask_inputs
 from byteprob.engine.state import (
   MemberState,
+  flat,
   one_bit,
   unpack,
   used_slots,
@@ -56,12 +57,9 @@ def known_logprobs(
   batch, width = member.evaluated.shape
   asked = member.evaluated & live(member.frontier) & active[:, None]
   row = jnp.arange(batch * width, dtype=jnp.int32).reshape(batch, width)
-  flat = jax.tree.map(
-    lambda leaf: leaf.reshape(batch * width, *leaf.shape[2:]), member.rows
-  )
   terms = lemma.next_bytes(
     tables,
-    flat,
+    flat(member.rows),
     jnp.where(asked, row, NONE).ravel(),
     member.frontier.trie_node.ravel(),
     fixed=fixed,
@@ -135,10 +133,6 @@ def evaluate(
       member.attends.at[each, at].set(attends, mode="drop"),
     ),
     rows=rows,
-    slot_token=member.slot_token.at[each, slot].set(token, mode="drop"),
-    slot_position=member.slot_position.at[each, slot].set(
-      position, mode="drop"
-    ),
     peak=jnp.maximum(member.peak, used.sum(1) + wanted),
     cache=cache,
   )

@@ -31,6 +31,7 @@ from byteprob.engine.evaluate import (
   known_logprobs,
   unevaluated_mass,
 )
+from byteprob.engine.needs import Needs, flag
 from byteprob.engine.request import DecodeRequest
 from byteprob.engine.state import MemberState, select, unpack, used_slots
 from byteprob.numerics import normalized
@@ -52,10 +53,6 @@ from byteprob.types import EOS, Params
 many bytes as asked for; a stop string; the model's context is full; no byte
 was possible; the constraint lets nothing follow.
 """
-
-SLOTS, FRONTIER, NAN = 1, 2, 4
-"""Why the loop stops (`State.needs`, a sum): the cache has to grow; the
-frontier has to; the model's logits are not numbers."""
 
 _SPARE = 8
 """Frontier entries that a byte should find free: else the model is called, so
@@ -102,7 +99,7 @@ class State(NamedTuple):
     dfa_state: `int32[B]` the constraint's state.
     status: `int32[B]` see above.
     calls: `int32[B]` model calls, of all models together.
-    needs: `int32[]` what has to grow; see above.
+    needs: `int32[]` what some text lacks, a sum of `Needs`.
   """
 
   members: tuple[MemberState, ...]
@@ -194,14 +191,25 @@ def _nobody(state):
 
 def _active(request, given, state) -> Bool[Array, " B"]:
   """Texts that have something left to do here."""
-  reading = state.taken < given.length
-  room = state.count < state.output.shape[1]
-  drawing = (state.status == RUNNING) & (state.length < state.limit) & room
   going = state.status != CONTEXT
   rest = [unevaluated_mass(member) for member in state.members]
   waits = functools.reduce(operator.or_, [~jnp.isneginf(mass) for mass in rest])
-  going &= reading | drawing | (request.settle & waits)
+  going &= (
+    _reads(given, state) | _draws(given, state) | (request.settle & waits)
+  )
   return going & (state.needs == 0)
+
+
+def _reads(given, state) -> Bool[Array, " B"]:
+  """Texts whose next byte is given."""
+  return state.taken < given.length
+
+
+def _draws(given, state) -> Bool[Array, " B"]:
+  """Texts whose next byte is to be drawn, and for which there is room."""
+  going = (state.status == RUNNING) & (state.length < state.limit)
+  going &= state.count < state.output.shape[1]
+  return going & ~_reads(given, state)
 
 
 def _step(config, tables, request, given, step: _Step) -> _Step:
@@ -225,11 +233,9 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
   exact = request.exact | (config.pool is not None and config.pool.follows)
   decided = (decided | impossible) & (ready | ~exact)
 
-  reading = state.taken < given.length
+  reading, drawing = _reads(given, state), _draws(given, state)
   at = jnp.minimum(state.taken, given.byte.shape[1] - 1)
   symbol = jnp.where(reading, given.byte[each, at], symbol).astype(jnp.int32)
-  drawing = (state.status == RUNNING) & (state.length < state.limit)
-  drawing &= ~reading & (state.count < state.output.shape[1])
   decided = jnp.where(reading, ready | ~exact, decided & drawing)
   crowded = functools.reduce(
     operator.or_, [_crowded(member) for member in state.members]
@@ -296,17 +302,17 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
     dfa_state=dfa_state,
     status=status,
     needs=state.needs
-    | jnp.where(overflow.any(), FRONTIER, 0)
+    | flag(overflow.any(), Needs.FRONTIER)
     # All is known and decides nothing: it is no number.
-    | jnp.where((going & ready & ~decided & ~done).any(), NAN, 0),
+    | flag((going & ready & ~decided & ~done).any(), Needs.NUMBERS),
   )
   blocked = step.blocked | (going & ~decided & ~done)
-  more = grow & _goes_on(request, given, state)
+  draws = _draws(given, state)
+  more = grow & (_reads(given, state) | draws | request.settle)
   after = [unevaluated_mass(member) for member in state.members]
   heavy = functools.reduce(operator.or_, [mass > _HEAVY for mass in after])
   # Such a text would only be found to wait in the next step.
-  heavy &= more & (state.status == RUNNING) & (state.taken >= given.length)
-  heavy &= (state.length < state.limit) & (state.count < state.output.shape[1])
+  heavy &= more & draws
   return _Step(
     state,
     more & ~heavy & (state.needs == 0),
@@ -324,14 +330,6 @@ def _crowded(member) -> Bool[Array, " B"]:
   there = member.frontier.node != NONE
   kept = there & (member.frontier.trie_node == NONE)
   return (there.sum(1) > there.shape[1] - _SPARE) & kept.any(1)
-
-
-def _goes_on(request, given, state):
-  """Whether there may be more to do, after a byte."""
-  reading = state.taken < given.length
-  drawing = (state.status == RUNNING) & (state.length < state.limit)
-  drawing &= state.count < state.output.shape[1]
-  return reading | drawing | request.settle
 
 
 def _follow(pool, log_weights, known, symbol, grow):
@@ -361,12 +359,12 @@ def _call(config, tables, params, state, blocked) -> State:
     late = wanted & (position >= size.context_length)
     status = jnp.where(late, CONTEXT, status)
     full = wanted & unpack(used_slots(member)).all(1)
-    needs |= jnp.where(full.any(), SLOTS, 0)
+    needs |= flag(full.any(), Needs.SLOTS)
     wanted &= ~late & ~full
     call = functools.partial(evaluate, size, table, param)
     member = _once(wanted.any(), call, member, entry, wanted)
     broken = jnp.isnan(member.rows.total[each, entry]) & wanted
-    needs |= jnp.where(broken.any(), NAN, 0)
+    needs |= flag(broken.any(), Needs.NUMBERS)
     members.append(member)
     calls = calls + wanted
   return state._replace(

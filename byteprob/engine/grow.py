@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from byteprob.engine.config import WORD, EngineConfig
 from byteprob.engine.frontier import Frontier
-from byteprob.engine.generate import FRONTIER, SLOTS
+from byteprob.engine.needs import Needs
 from byteprob.engine.state import MemberState
 from byteprob.rules.common import NONE
 
@@ -17,11 +17,11 @@ def grown(size: EngineConfig, needs: int) -> EngineConfig:
 
   Args:
     size: the sizes so far.
-    needs: what has to grow, a sum of `SLOTS` and `FRONTIER`.
+    needs: what has to grow, a sum of `Needs`; others do not matter.
   """
-  if needs & SLOTS:
+  if needs & Needs.SLOTS:
     size = dataclasses.replace(size, capacity=4 * size.capacity)
-  if needs & FRONTIER:
+  if needs & Needs.FRONTIER:
     width = 2 * size.max_frontier
     size = dataclasses.replace(
       size,
@@ -34,9 +34,9 @@ def grown(size: EngineConfig, needs: int) -> EngineConfig:
 
 def grow(size: EngineConfig, needs: int, member: MemberState) -> MemberState:
   """A member's state with the sizes of `grown`; pure."""
-  if needs & SLOTS:
+  if needs & Needs.SLOTS:
     member = _grow_slots(size, member)
-  if needs & FRONTIER:
+  if needs & Needs.FRONTIER:
     member = _grow_frontier(size, member)
   return member
 
@@ -49,8 +49,6 @@ def _grow_slots(size, member):
 
   return member._replace(
     attends=pad(member.attends, 2, more // WORD),
-    slot_token=pad(member.slot_token, 1, more),
-    slot_position=pad(member.slot_position, 1, more),
     cache=jax.tree.map(lambda leaf: pad(leaf, 1, more), member.cache),
   )
 

@@ -57,13 +57,8 @@ def prefill(
   _, cache = jax.lax.while_loop(
     lambda carry: carry[0] < count.max(), body, (jnp.int32(0), member.cache)
   )
-  place = jnp.arange(slots, dtype=jnp.int32)[None]
-  own = jnp.pad(ids, ((0, 0), (0, max(slots - size, 0))))[:, :slots]
-  inside = place < count[:, None]
   return member._replace(
     cache=cache,
     offset=count,
     attends=jnp.broadcast_to(before(count)[:, None], member.attends.shape),
-    slot_token=jnp.where(inside, own, member.slot_token),
-    slot_position=jnp.where(inside, place, member.slot_position),
   )

@@ -15,16 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from byteprob import lemma
-from byteprob.engine.chunk import (
-  Chunk,
-  assign_slots,
-  flat,
-  grow_chunk,
-)
+from byteprob.engine.chunk import Chunk, assign_slots, grow_chunk
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.frontier import ROOT, live
 from byteprob.engine.loops import repeat
-from byteprob.engine.state import MemberState, unpack, used_slots
+from byteprob.engine.state import MemberState, flat, unpack, used_slots
 from byteprob.numerics import add_exactly, logsumexp
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
@@ -171,8 +166,6 @@ def _read_chunk(config, tables, params, member, text, length, need, found):
   place = jnp.maximum(chunk.row - width, 0)
   seen = jnp.take_along_axis(plan.needed, place, 1)
   above = jnp.take_along_axis(plan.attends, place[:, :, None], 1)
-  slot = jnp.where(plan.needed, plan.slot, config.capacity)
-  token = _model_ids(tables, member, chunk)
   used = unpack(used_slots(member)).sum(1) + plan.count
   after = member._replace(
     frontier=chunk.frontier,
@@ -182,10 +175,6 @@ def _read_chunk(config, tables, params, member, text, length, need, found):
     logprob=weights.last,
     evaluated=jnp.where(fresh, seen, member.evaluated) & live(chunk.frontier),
     attends=jnp.where(fresh[:, :, None], above, member.attends),
-    slot_token=member.slot_token.at[each, slot].set(token, mode="drop"),
-    slot_position=member.slot_position.at[each, slot].set(
-      position, mode="drop"
-    ),
     peak=jnp.maximum(member.peak, used),
   )
 

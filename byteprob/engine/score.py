@@ -22,6 +22,7 @@ from byteprob.engine.config import EngineConfig
 from byteprob.engine.evaluate import known_logprobs
 from byteprob.engine.reading import ALL, ENTRIES
 from byteprob.numerics import logsumexp, normalized
+from byteprob.plan import distinct
 
 MAX_LOGITS = 2**26
 """Logits of one model call, for all texts."""
@@ -129,9 +130,8 @@ def _score(reader, counted, *, along, context, following) -> list[Scored]:
   keys = [
     (q.prefix, c, q.start) for q, c in zip(queries, contexts, strict=True)
   ]
-  order = {key: k for k, key in enumerate(dict.fromkeys(keys))}
-  places = [order[key] for key in keys]
-  member = begin(size, reader, list(order))
+  order, places = distinct(keys)
+  member = begin(size, reader, order)
   # Before bytes with a context, or if the distribution there is wanted, the
   # entries must be evaluated; an empty text is its own context.
   needed = along or any(contexts) or not all(texts)
@@ -143,9 +143,9 @@ def _score(reader, counted, *, along, context, following) -> list[Scored]:
     size, member, seen = read_texts(size, reader, member, before, need)
     total = np.array([byte.sum(dtype=np.float64) for byte, _ in seen])
   batch = batch_of(len(queries))
-  if len(order) != batch or places != list(range(batch)):
-    places = places + [0] * (batch - len(places))
-    member = take(member, np.array(places, np.int32))
+  if len(order) != batch or (places != np.arange(batch)).any():
+    rest = np.zeros(batch - len(places), np.int32)
+    member = take(member, np.concatenate([places, rest]))
   texts = texts + [b""] * (batch - len(texts))
   first = _next(reader.tables, member) if needed else None
   size, member, told = read_texts(size, reader, member, texts, ALL, along=along)

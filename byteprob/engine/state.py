@@ -1,6 +1,6 @@
 """Device: the state of texts under way, as one model knows them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,6 @@ class MemberState(NamedTuple):
     attends: `uint32[B, W, S / 32]` slots of the entry's ancestors and, once it
       is evaluated, its own, a bit each.
     rows: token log-probs after each evaluated entry, `[B, W, ...]`.
-    slot_token: `int32[B, S]` model id of the token in each slot.
-    slot_position: `int32[B, S]` its position.
     empty_end: `float32[B]` log-weight of an end of the text that no entry
       tells of, until a byte is read: of the empty text, where the tokenizer
       begins every other with a space.
@@ -50,8 +48,6 @@ class MemberState(NamedTuple):
   evaluated: Bool[Array, "B W"]
   attends: UInt32[Array, "B W S/32"]
   rows: lemma.Rows
-  slot_token: Int[Array, "B S"]
-  slot_position: Int[Array, "B S"]
   empty_end: Float[Array, " B"]
   kept: Float[Array, " B"]
   peak: Int[Array, " B"]
@@ -77,7 +73,6 @@ def init(
   batch, width = len(root_id), config.max_frontier
   frontier = jax.vmap(lambda one: init_frontier(tables, config, one))(start)
   zero = jnp.zeros((batch,), jnp.int32)
-  slots = jnp.zeros((batch, config.capacity), jnp.int32)
   member = MemberState(
     frontier=frontier,
     num_nodes=zero + 1,
@@ -88,8 +83,6 @@ def init(
     evaluated=jnp.zeros((batch, width), bool),
     attends=jnp.zeros((batch, width, config.capacity // WORD), jnp.uint32),
     rows=lemma.no_rows(tables, batch, width),
-    slot_token=slots,
-    slot_position=slots,
     empty_end=jnp.full((batch,), -jnp.inf),
     kept=jnp.zeros((batch,)),
     peak=zero,
@@ -138,6 +131,16 @@ def waiting(member: MemberState) -> Bool[Array, "B W"]:
   frontier = member.frontier
   there = (frontier.node != NONE) & (frontier.parent == NONE)
   return there & ~member.evaluated & (member.logprob > -jnp.inf)
+
+
+def flat(tree: Any) -> Any:
+  """Texts and their rows as one axis."""
+
+  def one(leaf):
+    batch, rows, *rest = leaf.shape
+    return leaf.reshape(batch * rows, *rest)
+
+  return jax.tree.map(one, tree)
 
 
 def select(

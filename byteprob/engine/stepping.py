@@ -6,7 +6,6 @@ in `TextState.needs`, and its log-probs are no numbers.
 """
 
 import dataclasses
-import enum
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -16,12 +15,14 @@ from jaxtyping import Array, Float, Int, UInt8, UInt32
 from byteprob.engine import reading
 from byteprob.engine import state as states
 from byteprob.engine.advance import advance
+from byteprob.engine.batch import not_numbers
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.evaluate import evaluate, heaviest, known_logprobs
 from byteprob.engine.generate import RUNNING, Given, LoopConfig, State
 from byteprob.engine.generate import generate as run
 from byteprob.engine.grow import grow, grown
 from byteprob.engine.loops import repeat
+from byteprob.engine.needs import Needs, flag
 from byteprob.engine.request import DecodeRequest
 from byteprob.engine.state import (
   MemberState,
@@ -34,25 +35,6 @@ from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp, normalized
 from byteprob.tokenization.tables import Tables
 from byteprob.types import EOS, Params
-
-
-class Needs(enum.IntFlag):
-  """What a text lacks; it stands still until that is there.
-
-  Attributes:
-    SLOTS: slots of the cache (`EngineConfig.capacity`).
-    FRONTIER: frontier entries (`max_frontier`); the byte was not read.
-    NODES: model calls of a step (`max_new_nodes`); the byte was read.
-    CONTEXT: the model's context is full; nothing helps.
-    BYTES: `read` has left bytes, as another text lacks something, or as the
-      new nodes of a chunk were too many (`chunk_nodes`).
-  """
-
-  SLOTS = 1
-  FRONTIER = 2
-  NODES = 4
-  CONTEXT = 8
-  BYTES = 16
 
 
 class TextState(NamedTuple):
@@ -166,10 +148,10 @@ def read(
   member, found = reading.read(
     config, tables, params, state.member, text, wanted, need
   )
-  flags = _flag(found.slots, Needs.SLOTS) | _flag(found.late, Needs.CONTEXT)
+  flags = flag(found.slots, Needs.SLOTS) | flag(found.late, Needs.CONTEXT)
   lost = found.overflow & (found.taken < wanted)
-  flags |= _flag(lost, Needs.FRONTIER)
-  flags |= _flag((found.taken < wanted) & (flags == 0), Needs.BYTES)
+  flags |= flag(lost, Needs.FRONTIER)
+  flags |= flag((found.taken < wanted) & (flags == 0), Needs.BYTES)
   needs = state.needs | jnp.where(going, flags, 0)
   at = jnp.arange(text.shape[1], dtype=jnp.int32)[None]
   logprob = found.logprob
@@ -214,7 +196,7 @@ def step(
     config, tables, state.member, inside, own, jnp.float32(0)
   )
   member = select(going & ~overflow, after, state.member)
-  needs = state.needs | _flag(going & overflow, Needs.FRONTIER)
+  needs = state.needs | flag(going & overflow, Needs.FRONTIER)
   return _settle(config, tables, params, member, needs)
 
 
@@ -244,7 +226,7 @@ def _settle(config, tables, params, member, needs) -> TextState:
     position = member.offset + member.frontier.depth[each, entry]
     late = wanted & (position >= config.context_length)
     full = wanted & ~late & unpack(used_slots(member)).all(1)
-    needs |= _flag(late, Needs.CONTEXT) | _flag(full, Needs.SLOTS)
+    needs |= flag(late, Needs.CONTEXT) | flag(full, Needs.SLOTS)
     wanted &= ~late & ~full
     return evaluate(config, tables, params, member, entry, wanted), needs
 
@@ -255,7 +237,7 @@ def _settle(config, tables, params, member, needs) -> TextState:
     body,
     (member, needs),
   )
-  needs |= _flag(open_(member, needs), Needs.NODES)
+  needs |= flag(open_(member, needs), Needs.NODES)
   return _known(config, tables, member, needs)
 
 
@@ -272,10 +254,6 @@ def _known(config, tables, member, needs) -> TextState:
     scale=jnp.where(sure, scale, 0.0),
     needs=needs,
   )
-
-
-def _flag(some, flag: Needs):
-  return jnp.where(some, jnp.int32(flag), 0)
 
 
 def generate(
@@ -341,13 +319,16 @@ def larger(config: EngineConfig, needs: int) -> EngineConfig:
     needs: a sum of `Needs`.
 
   Raises:
-    PromptError: a text is longer than the model's context.
+    PromptError: a text is longer than the model's context, or the model's
+      logits are not numbers.
   """
   if needs & Needs.CONTEXT:
     raise PromptError(
       "A text needs more tokens than the model's context has"
       f" ({config.context_length}); shorten it."
     )
+  if needs & Needs.NUMBERS:
+    raise not_numbers()
   room = needs & (Needs.SLOTS | Needs.FRONTIER)
   config = grown(config, room)
   if needs & Needs.NODES:

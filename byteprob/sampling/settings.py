@@ -1,11 +1,9 @@
 """Host: what users may ask of the samplers."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from byteprob import arguments
@@ -103,12 +101,3 @@ def settings_of(max_bytes: Any, given: Mapping[str, Any]) -> Settings:
   if "stop" in values:
     values["stop"] = arguments.stops(values["stop"])
   return arguments.settings(Settings, values)
-
-
-def stop_strings(stop: Sequence[bytes]) -> tuple[jax.Array, jax.Array]:
-  """Stop strings, padded on the left, and their lengths."""
-  longest = max(map(len, stop), default=1)
-  table = np.zeros((len(stop), longest), np.uint8)
-  for row, text in zip(table, stop, strict=True):
-    row[longest - len(text) :] = list(text)
-  return jnp.asarray(table), jnp.array([len(text) for text in stop], jnp.int32)

@@ -22,11 +22,12 @@ from jaxtyping import Float
 
 from byteprob import rules, scoring
 from byteprob.covers import NONE
+from byteprob.engine.batch import stop_table
 from byteprob.engine.generate import ENDED, IMPOSSIBLE, RUNNING
 from byteprob.plan import Query, bucket
 from byteprob.sampling import tokenloop
 from byteprob.sampling.batch import REASONS, Reason
-from byteprob.sampling.settings import Common, stop_strings
+from byteprob.sampling.settings import Common
 from byteprob.sampling.starts import Prompt, Start, draw_covers, fill, join
 from byteprob.sampling.tokendraw import How
 from byteprob.sampling.tokenloop import Limits, State
@@ -205,7 +206,7 @@ class _Decoder:
         self._model.params,
         self._spelling,
         self._settings.warpers(self._model.vocab_size),
-        stop_strings(self._settings.stop),
+        _stops(self._settings.stop),
         self._state,
       )
       full = bool(tokenloop.full(self._limits, self._state))
@@ -288,6 +289,11 @@ class _Decoder:
         )
       )
     return samples
+
+
+def _stops(stop: Sequence[bytes]):
+  """Stop strings as a table of just their size."""
+  return stop_table(stop, len(stop), max(map(len, stop), default=1))
 
 
 def _state(tables, starts, settings, cache) -> State:
