@@ -20,8 +20,9 @@ def advance(
   byte: Int[Array, " B"],
   grown: Float[Array, " B"],
   eps: Float[Array, ""],
+  going: Bool[Array, " B"],
 ) -> tuple[MemberState, Bool[Array, " B"]]:
-  """Reads a byte of every text.
+  """Reads a byte of some texts, where there is room.
 
   Args:
     config: the sizes.
@@ -31,15 +32,22 @@ def advance(
     grown: log-prob of the text with the byte over that without, as far as it
       is known (`evaluate.known_logprobs`); -inf if nothing is.
     eps: new nodes with a smaller share of what is known are left out.
+    going: texts that read.
 
   Returns:
-    The texts after the byte, and which of them did not fit (their state is
-    void).
+    The texts after the byte, and which of them did not fit: these are as they
+    were.
   """
   frontier, births, overflow = jax.vmap(
     functools.partial(frontiers.advance, tables, config)
-  )(member.frontier, member.num_nodes, byte, jax.vmap(held)(member.frontier))
-  new, parent = births
+  )(
+    member.frontier,
+    member.num_nodes,
+    byte,
+    jax.vmap(held)(member.frontier),
+    jnp.where(going, config.max_frontier, -1),
+  )
+  new, parent, read = births
   pick = functools.partial(jnp.take_along_axis, indices=parent, axis=1)
   above = pick(member.logprob)
   known = pick(member.evaluated)
@@ -50,7 +58,8 @@ def advance(
   value = jnp.where(known, above + member.rows.token[each, parent, token], 0.0)
   value = jnp.where(out, -jnp.inf, value)
   logprob = jnp.where(new, value, member.logprob)
-  logprob -= jnp.where(jnp.isneginf(grown), 0.0, grown)[:, None]
+  grown = jnp.where(read & ~jnp.isneginf(grown), grown, 0.0)
+  logprob -= grown[:, None]
   settled = known | out
   light = new & settled & (logprob < jnp.log(eps))
   shed = jnp.where(light, jnp.exp(logprob), 0.0).sum(1)
@@ -59,8 +68,8 @@ def advance(
       parent=jnp.where(new & settled, NONE, frontier.parent)
     ),
     num_nodes=member.num_nodes + new.sum(1, dtype=jnp.int32),
-    num_bytes=member.num_bytes + 1,
-    empty_end=jnp.full_like(member.empty_end, -jnp.inf),
+    num_bytes=member.num_bytes + read,
+    empty_end=jnp.where(read, -jnp.inf, member.empty_end),
     logprob=jnp.where(light, -jnp.inf, logprob),
     evaluated=member.evaluated & ~new,
     attends=jnp.where(

@@ -100,30 +100,19 @@ def grow_chunk(
   def body(carry):
     step, chunk, going = carry
     byte = text[each[:, 0], jnp.minimum(first + step, text.shape[1] - 1)]
-    # Numbers of nodes are kept by the log; see `born` below.
-    grown, births, lost = advance(
+    going &= (first + step < length) & ~chunk.overflow
+    # Numbers of nodes are kept by the log.
+    now, births, lost = advance(
       chunk.frontier,
       member.num_nodes + chunk.log.count,
       byte.astype(jnp.int32),
       no_one,
+      jnp.where(going, config.chunk_nodes - chunk.log.count, -1),
     )
-    born = births.new.sum(1)
-    going &= (first + step < length) & ~chunk.overflow
-    overflow = chunk.overflow | (going & lost)
-    going &= ~lost & (chunk.log.count + born <= config.chunk_nodes)
-    new = births.new & going[:, None]
-    place = chunk.log.count[:, None] + jnp.cumsum(births.new, 1) - 1
+    new, going = births.new, births.read
+    place = chunk.log.count[:, None] + jnp.cumsum(new, 1) - 1
     at = jnp.where(new, place, config.chunk_nodes)
     above = jnp.take_along_axis(chunk.row, births.parent, 1)
-    now = Frontier(
-      *jax.tree.map(
-        lambda fresh, old: jnp.where(
-          going.reshape(-1, *[1] * (old.ndim - 1)), fresh, old
-        ),
-        tuple(grown),
-        tuple(chunk.frontier),
-      )
-    )
     # A node has no parent to wait for: the log knows it.
     now = now._replace(parent=chunk.frontier.parent)
 
@@ -140,7 +129,7 @@ def grow_chunk(
       entry=put(old.entry, entry),
       step=put(old.step, jnp.full_like(entry, step)),
       inputs=jax.tree.map(put, old.inputs, frontiers.mask_inputs(now)),
-      count=old.count + jnp.where(going, born, 0),
+      count=old.count + new.sum(1),
     )
     row = jnp.where(new, width + place, chunk.row)
     row = jnp.where(live(now), row, NONE).astype(jnp.int32)
@@ -160,7 +149,7 @@ def grow_chunk(
           jnp.where(new, above, NONE), mode="drop"
         ),
         taken=chunk.taken + going,
-        overflow=overflow,
+        overflow=chunk.overflow | lost,
       ),
       going,
     )

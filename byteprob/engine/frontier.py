@@ -61,10 +61,12 @@ class Births(NamedTuple):
   Attributes:
     new: `bool[W]` whether the entry is such a node.
     parent: `int32[W]` index of its parent, anything elsewhere.
+    read: `bool[]` whether the byte was read.
   """
 
   new: Bool[Array, " W"]
   parent: Int[Array, " W"]
+  read: Bool[Array, ""]
 
 
 def init_frontier(
@@ -119,8 +121,9 @@ def advance(
   num_nodes: Int[Array, ""],
   byte: Int[Array, ""],
   held: Bool[Array, " W"],
+  room: Int[Array, ""],
 ) -> tuple[Frontier, Births, Bool[Array, ""]]:
-  """Reads one byte.
+  """Reads one byte, if there is room.
 
   Args:
     tables: the tokenizer.
@@ -129,15 +132,17 @@ def advance(
     num_nodes: nodes born so far.
     byte: the byte.
     held: entries that keep their index for their children's sake.
+    room: nodes that may be born; with more the byte is not read, nor at -1.
 
   Returns:
     The entries after it, which of them have just been born, and whether they
-    did not fit (then the frontier is void).
+    did not fit. The frontier is as before where nothing is read.
   """
   count = config.max_frontier
   each = jnp.arange(count, dtype=jnp.int32)
   there = live(frontier)
-  trie_node = jnp.where(there, child(tables, frontier.trie_node, byte), NONE)
+  before = frontier.trie_node
+  trie_node = jnp.where(there, child(tables, before, byte), NONE)
   first = jnp.where(trie_node == NONE, NONE, tables.exact[trie_node])
   token, parent, many = _candidates(tables, first, trie_node)
   states, law, confused = rules.of(tables).follow(
@@ -151,7 +156,9 @@ def advance(
   rank = running_sum(fits.astype(jnp.int32)) - 1
   place = running_sum(free.astype(jnp.int32)) - 1
   born = fits.sum()
-  new = free & (place < born)
+  overflow = (many | confused | (born > free.sum())) & (room >= 0)
+  going = ~overflow & (born <= room)
+  new = free & (place < born) & going
   match = fits[None] & (rank[None] == place[:, None])
   source = jnp.where(match, each[None], 0).sum(1)
   parent = parent[source]
@@ -161,11 +168,11 @@ def advance(
     return jnp.where(chosen, fresh[source], old)
 
   token = put(token, frontier.token)
-  gone = (trie_node == NONE) & ~held & ~new
+  gone = free & ~new & going
   node = jnp.where(new, num_nodes + place, frontier.node)
   grown = Frontier(
     node=jnp.where(gone, NONE, node).astype(jnp.int32),
-    trie_node=jnp.where(new, ROOT, trie_node),
+    trie_node=jnp.where(new, ROOT, jnp.where(going, trie_node, before)),
     parent=jnp.where(new, parent, frontier.parent),
     token=token,
     end=jnp.where(
@@ -187,8 +194,7 @@ def advance(
       keep, _rule_state(tables, grown), frontier.rule_state
     )
   )
-  overflow = many | confused | (born > free.sum())
-  return grown, Births(new, parent), overflow
+  return grown, Births(new, parent, going), overflow
 
 
 def _candidates(tables, first, trie_node):

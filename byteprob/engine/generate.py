@@ -132,10 +132,12 @@ class Given(NamedTuple):
 
 class _Step(NamedTuple):
   """The inner loop's state: `going` are texts whose next byte may be certain,
-  `blocked` those that wait for the model.
+  `blocked` those that wait for the model, `rest` what `unevaluated_mass` gives
+  of each member.
   """
 
   state: State
+  rest: tuple[Float[Array, " B"], ...]
   going: Bool[Array, " B"]
   blocked: Bool[Array, " B"]
 
@@ -174,26 +176,31 @@ def generate(
 
   def body(carry):
     state, _, left = carry
-    start = _Step(state, _active(request, given, state), _nobody(state))
-    state, _, blocked = jax.lax.while_loop(
+    rest = _rest(state)
+    active = _active(request, given, state, rest)
+    start = _Step(state, rest, active, jnp.zeros_like(active))
+    state, rest, _, blocked = jax.lax.while_loop(
       lambda one: one.going.any(), step, start
     )
-    return call(state, blocked), blocked.any(), left - 1
+    return call(state, rest, blocked), blocked.any(), left - 1
 
   carry = state, jnp.bool_(True), rounds
   state, _, left = jax.lax.while_loop(cond, body, carry)
   return state, left
 
 
-def _nobody(state):
-  return jnp.zeros(state.status.shape, bool)
+def _rest(state) -> tuple[Float[Array, " B"], ...]:
+  return tuple(unevaluated_mass(member) for member in state.members)
 
 
-def _active(request, given, state) -> Bool[Array, " B"]:
+def _any(masks):
+  return functools.reduce(operator.or_, masks)
+
+
+def _active(request, given, state, rest) -> Bool[Array, " B"]:
   """Texts that have something left to do here."""
   going = state.status != CONTEXT
-  rest = [unevaluated_mass(member) for member in state.members]
-  waits = functools.reduce(operator.or_, [~jnp.isneginf(mass) for mass in rest])
+  waits = _any([~jnp.isneginf(mass) for mass in rest])
   going &= (
     _reads(given, state) | _draws(given, state) | (request.settle & waits)
   )
@@ -214,15 +221,14 @@ def _draws(given, state) -> Bool[Array, " B"]:
 
 def _step(config, tables, request, given, step: _Step) -> _Step:
   """One byte of every text whose next byte is certain."""
-  state, going, _ = step
+  state, rest, going, _ = step
   batch = len(going)
   each = jnp.arange(batch)
-  rest = [unevaluated_mass(member) for member in state.members]
   known = [
     known_logprobs(table, member, going)
     for table, member in zip(tables, state.members, strict=True)
   ]
-  ready = functools.reduce(operator.and_, [jnp.isneginf(m) for m in rest])
+  ready = ~_any([~jnp.isneginf(mass) for mass in rest])
   lower, more = combine.bounds(config.pool, state.log_weights, known, rest)
   able = requests.allowed(request, state.dfa_state)
   low = jnp.where(able, lower, -jnp.inf)
@@ -237,32 +243,20 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
   at = jnp.minimum(state.taken, given.byte.shape[1] - 1)
   symbol = jnp.where(reading, given.byte[each, at], symbol).astype(jnp.int32)
   decided = jnp.where(reading, ready | ~exact, decided & drawing)
-  crowded = functools.reduce(
-    operator.or_, [_crowded(member) for member in state.members]
-  )
+  crowded = _any([_crowded(member) for member in state.members])
   decided &= ready | ~crowded
   impossible &= drawing
   done = ~reading & ~drawing & (ready | ~request.settle)
   commit = going & decided
   ended = commit & drawing & ~impossible & (symbol == EOS)
   grow = commit & ~ended & ~impossible
-
-  members, overflow = [], jnp.zeros(batch, bool)
   byte = jnp.minimum(symbol, EOS - 1)
-  for size, table, member, logprobs in zip(
-    config.members, tables, state.members, known, strict=True
-  ):
-    new, lost = advance(
-      size, table, member, byte, logprobs[each, byte], request.eps
-    )
-    members.append(new)
-    overflow |= lost & grow
-  grow, ended = grow & ~overflow, ended & ~overflow
+  members, overflow = _advance(
+    config, tables, request, state.members, byte, known, grow
+  )
+  ended &= ~overflow
   impossible &= commit & ~overflow
-  members = [
-    select(grow, new, old)
-    for new, old in zip(members, state.members, strict=True)
-  ]
+  grow &= ~overflow
 
   drawn = grow & drawing
   write = jnp.where(drawn | ended, state.count, state.output.shape[1])
@@ -289,7 +283,7 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
   ).astype(jnp.int32)
   value = jnp.take_along_axis(normalized(lower), symbol[:, None], 1)[:, 0]
   state = state._replace(
-    members=tuple(members),
+    members=members,
     log_weights=_follow(config.pool, state.log_weights, known, symbol, grow),
     output=state.output.at[each, write].set(
       byte.astype(jnp.uint8), mode="drop"
@@ -309,15 +303,37 @@ def _step(config, tables, request, given, step: _Step) -> _Step:
   blocked = step.blocked | (going & ~decided & ~done)
   draws = _draws(given, state)
   more = grow & (_reads(given, state) | draws | request.settle)
-  after = [unevaluated_mass(member) for member in state.members]
-  heavy = functools.reduce(operator.or_, [mass > _HEAVY for mass in after])
+  rest = _rest(state)
+  heavy = _any([mass > _HEAVY for mass in rest])
   # Such a text would only be found to wait in the next step.
   heavy &= more & draws
   return _Step(
     state,
+    rest,
     more & ~heavy & (state.needs == 0),
     (blocked | heavy) & (state.needs == 0),
   )
+
+
+def _advance(config, tables, request, members, byte, known, grow):
+  """The members after a byte of some texts, and the texts that did not fit."""
+  found, lost = [], []
+  at = byte[:, None]
+  for size, table, member, logprobs in zip(
+    config.members, tables, members, known, strict=True
+  ):
+    own = jnp.take_along_axis(logprobs, at, 1)[:, 0]
+    new, overflow = advance(size, table, member, byte, own, request.eps, grow)
+    found.append(new)
+    lost.append(overflow)
+  overflow = _any(lost)
+  if len(found) > 1:
+    # Where one has no room, none goes on.
+    found = [
+      select(~overflow, new, old)
+      for new, old in zip(found, members, strict=True)
+    ]
+  return tuple(found), overflow
 
 
 def _lot(key, step) -> Float[Array, ""]:
@@ -343,9 +359,9 @@ def _follow(pool, log_weights, known, symbol, grow):
   return jnp.where(grow[:, None], after, log_weights)
 
 
-def _call(config, tables, params, state, blocked) -> State:
+def _call(config, tables, params, state, rest, blocked) -> State:
   """Evaluates the likeliest node that is not, of each text that waits."""
-  rest = jnp.stack([unevaluated_mass(member) for member in state.members], 1)
+  rest = jnp.stack(rest, 1)
   most = rest.max(1)
   members, calls, needs = [], state.calls, state.needs
   status = state.status

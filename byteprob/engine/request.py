@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from byteprob import constraints
 from byteprob.constraints import Constraint
 
-
 _TIE = 4e-6
 """Two probabilities are told apart if they differ by this share."""
 

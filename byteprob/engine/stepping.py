@@ -26,7 +26,6 @@ from byteprob.engine.needs import Needs, flag
 from byteprob.engine.request import DecodeRequest
 from byteprob.engine.state import (
   MemberState,
-  select,
   unpack,
   used_slots,
   waiting,
@@ -192,11 +191,10 @@ def step(
   inside = jnp.clip(byte, 0, EOS - 1)
   own = jnp.take_along_axis(state.next, inside[:, None], 1)[:, 0]
   own = jnp.where(jnp.isnan(own), 0.0, own + state.scale)
-  after, overflow = advance(
-    config, tables, state.member, inside, own, jnp.float32(0)
+  member, overflow = advance(
+    config, tables, state.member, inside, own, jnp.float32(0), going
   )
-  member = select(going & ~overflow, after, state.member)
-  needs = state.needs | flag(going & overflow, Needs.FRONTIER)
+  needs = state.needs | flag(overflow, Needs.FRONTIER)
   return _settle(config, tables, params, member, needs)
 
 
