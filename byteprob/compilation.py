@@ -1,4 +1,4 @@
-"""Host: compiled programs, kept on disk from one process to the next.
+"""Host: programs that compile fast, kept on disk from one process to the next.
 
 Nearly all of the time of a short run is XLA's compiler. What it compiles goes
 to `xla/` under the cache directory (see `byteprob.store`), from where the next
@@ -7,15 +7,31 @@ delete the directory.
 """
 
 import contextlib
+import functools
+import gc
 import hashlib
 import itertools
 import os
 import platform
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from byteprob import store
+
+_QUICK = {
+  "xla_cpu_use_fusion_emitters": False,
+  "xla_backend_optimization_level": 1,
+}
+"""Options of small programs on a CPU: two thirds of the time to compile, and
+as fast (`experiments.compiling`). The newer emitters, which these turn off,
+compile equal layers once: many layers take less time with them.
+"""
+
+_SMALL = 150
+"""Arrays that a small program takes at most."""
 
 _OFF = ("0", "false", "no", "off")
 # Lines of /proc/cpuinfo; the others change with the clock or the count.
@@ -71,3 +87,59 @@ def _processor() -> str:
     said += [line for line in first if line.startswith(_TELLING)]
   digest = hashlib.sha256("\n".join(said).encode()).hexdigest()
   return f"{platform.machine() or 'unknown'}-{digest[:12]}"
+
+
+@contextlib.contextmanager
+def _no_collection():
+  """Keeps Python from looking for garbage while a program is traced.
+
+  It would walk through all that has been imported, again and again: a sixth of
+  the time to compile.
+  """
+  enabled = gc.isenabled()
+  gc.disable()
+  try:
+    yield
+  finally:
+    if enabled:
+      gc.enable()
+
+
+class Program:
+  """A function that is compiled for each kind of arguments, as by `jax.jit`.
+
+  On a CPU the options are those that compile fast (`_QUICK`), if it takes few
+  arrays.
+  """
+
+  def __init__(self, function: Callable, **how: Any):
+    """Compiles nothing yet.
+
+    Args:
+      function: what is compiled.
+      **how: arguments of `jax.jit`.
+    """
+    functools.update_wrapper(self, function)
+    self._jits = {
+      quick: jax.jit(
+        function, compiler_options=_QUICK if quick else None, **how
+      )
+      for quick in (False, True)
+    }
+
+  def _jit(self, *args: Any, **kwargs: Any) -> Any:
+    few = len(jax.tree.leaves((args, kwargs))) <= _SMALL
+    return self._jits[few and jax.default_backend() == "cpu"]
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Runs it."""
+    with _no_collection():
+      return self._jit(*args, **kwargs)(*args, **kwargs)
+
+  def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+    """See `jax.jit`."""
+    return self._jit(*args, **kwargs).lower(*args, **kwargs)
+
+  def _cache_size(self) -> int:
+    """How many have been compiled."""
+    return sum(jit._cache_size() for jit in self._jits.values())

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from byteprob.compilation import Program
 from byteprob.constraints import Constraint
 from byteprob.engine import combine, reading
 from byteprob.engine import grow as growth
@@ -696,21 +697,21 @@ def settle() -> DecodeRequest:
   return request_of(warpers, settled=True)
 
 
-_init = jax.jit(init, static_argnums=(0, 1))
-_prefill = jax.jit(prefill, static_argnums=0, donate_argnums=2)
-_read = jax.jit(
+_init = Program(init, static_argnums=(0, 1))
+_prefill = Program(prefill, static_argnums=0, donate_argnums=2)
+_read = Program(
   reading.read, static_argnums=0, static_argnames="along", donate_argnums=3
 )
-_generate = jax.jit(generate, static_argnums=0, donate_argnums=5)
+_generate = Program(generate, static_argnums=0, donate_argnums=5)
 
 
-@jax.jit
+@Program
 def take(member: Any, places: Any) -> Any:
   """A batch made of some texts of another."""
   return jax.tree.map(lambda leaf: leaf[places], member)
 
 
-@jax.jit
+@Program
 def _silence(member, able):
   """A member that has no say in the texts that it cannot spell."""
   frontier = member.frontier
@@ -719,12 +720,12 @@ def _silence(member, able):
   return member._replace(frontier=frontier._replace(node=node, trie_node=place))
 
 
-@jax.jit
+@Program
 def _copy(state):
   return jax.tree.map(jnp.copy, state)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(Program, static_argnums=0)
 def _next(config: LoopConfig, tables, members, log_weights):
   """See `Batch.logprobs`."""
   everyone = jnp.ones(log_weights.shape[0], bool)
@@ -760,6 +761,6 @@ def _grow_member(size, member, needs: int):
   return after, _grown(size, needs, member)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(Program, static_argnums=(0, 1))
 def _grown(size, needs, member):
   return growth.grow(size, needs, member)

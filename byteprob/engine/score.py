@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from byteprob.compilation import Program
 from byteprob.engine.batch import (
   Reader,
   batch_of,
@@ -177,7 +178,7 @@ def _normalized(rows):
   )
 
 
-@jax.jit
+@Program
 def _next(tables, member):
   """Next-byte log-probs, and the log of what they are in all as they come."""
   everyone = jnp.ones(member.num_bytes.shape, bool)
