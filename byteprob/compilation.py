@@ -22,12 +22,12 @@ import jax
 from byteprob import store
 
 _QUICK = {
-  "xla_cpu_use_fusion_emitters": False,
   "xla_backend_optimization_level": 1,
+  "xla_cpu_use_fusion_emitters": False,
 }
 """Options of small programs on a CPU: two thirds of the time to compile, and
-as fast (`experiments.compiling`). The newer emitters, which these turn off,
-compile equal layers once: many layers take less time with them.
+as fast. The newer emitters, which the second turns off where XLA still has
+others, compile equal layers once: many layers take less time with them.
 """
 
 _SMALL = 150
@@ -105,6 +105,18 @@ def _no_collection():
       gc.enable()
 
 
+@functools.cache
+def _quick_options() -> dict[str, Any]:
+  """Those of `_QUICK` that this XLA has."""
+  found = {}
+  for name, value in _QUICK.items():
+    options = {name: value}
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      jax.jit(lambda: 0, compiler_options=options).lower().compile()
+      found |= options
+  return found
+
+
 class Program:
   """A function that is compiled for each kind of arguments, as by `jax.jit`.
 
@@ -120,16 +132,24 @@ class Program:
       **how: arguments of `jax.jit`.
     """
     functools.update_wrapper(self, function)
-    self._jits = {
-      quick: jax.jit(
-        function, compiler_options=_QUICK if quick else None, **how
-      )
-      for quick in (False, True)
-    }
+    self._function = function
+    self._how = how
+
+  @functools.cached_property
+  def _plain(self) -> Any:
+    return jax.jit(self._function, **self._how)
+
+  @functools.cached_property
+  def _quick(self) -> Any:
+    return jax.jit(
+      self._function, compiler_options=_quick_options(), **self._how
+    )
 
   def _jit(self, *args: Any, **kwargs: Any) -> Any:
     few = len(jax.tree.leaves((args, kwargs))) <= _SMALL
-    return self._jits[few and jax.default_backend() == "cpu"]
+    if few and jax.default_backend() == "cpu":
+      return self._quick
+    return self._plain
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
     """Runs it."""
@@ -142,4 +162,4 @@ class Program:
 
   def _cache_size(self) -> int:
     """How many have been compiled."""
-    return sum(jit._cache_size() for jit in self._jits.values())
+    return self._plain._cache_size() + self._quick._cache_size()

@@ -1,8 +1,15 @@
 """Host: what is compiled is kept, where its user would have it."""
 
+import gc
 import os
 import subprocess
 import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byteprob import compilation
 
 _OURS = (
   "BYTEPROB_COMPILATION_CACHE",
@@ -87,3 +94,34 @@ def test_a_directory_that_cannot_be_made_is_told_of_and_no_more(tmp_path):
   assert "What is compiled is not kept" in said
   assert said.startswith("None\n")
   assert said.count("Warning") == 1
+
+
+def test_a_program_takes_little_or_much():
+  program = compilation.Program(lambda tree: jax.tree.map(jnp.sin, tree))
+  for count in (2, 2 * compilation._SMALL):
+    tree = list(np.linspace(0, 1, count, dtype=np.float32))
+    np.testing.assert_allclose(program(tree), np.sin(tree), rtol=1e-6)
+    program(tree)
+  assert program._cache_size() == 2
+
+
+def test_options_that_xla_does_not_have_are_left_out(monkeypatch):
+  known = {"xla_backend_optimization_level": 1}
+  monkeypatch.setattr(compilation, "_QUICK", known | {"xla_no_such": True})
+  compilation._quick_options.cache_clear()
+  try:
+    assert compilation._quick_options() == known
+  finally:
+    compilation._quick_options.cache_clear()
+
+
+def test_the_collector_is_back_after_a_run():
+  during = []
+
+  def traced(x):
+    during.append(gc.isenabled())
+    return x
+
+  compilation.Program(traced)(1.0)
+  assert during == [False]
+  assert gc.isenabled()
