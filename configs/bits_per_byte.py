@@ -28,6 +28,10 @@ def get_config(variant: str = "") -> ConfigDict:
   # Bytes of a document at most, and documents at most (0: all).
   config.size = 1500
   config.most = 100
+  # Longer documents than the context: bytes that are read together (0: all),
+  # and bytes that are scored of them (0: half).
+  config.window = 0
+  config.stride = 0
   if variant == "tiny":
     config.model = "stdlib-bpe"
     config.data = "code"

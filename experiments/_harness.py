@@ -26,7 +26,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models import utils
 
 import byteprob
-from byteprob import hub
+from byteprob import hub, windows
 from experiments import _runtime
 from experiments._windows import Windows
 
@@ -59,6 +59,8 @@ class ByteprobLM(LM):
     dtype: str = "float32",
     validity: str = "exact",
     max_length: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
     max_gen_toks: int = 256,
     bytes_per_token: float = 4.0,
     batch_size: int = 8,
@@ -75,6 +77,9 @@ class ByteprobLM(LM):
       max_length: tokens of a text at most, as other models of the harness
         have it; the model's context by default. Longer contexts lose their
         beginning.
+      window, stride: whole texts (`loglikelihood_rolling`) are scored in parts
+        of so many bytes, as `ByteLM.byte_logprobs` does it; by default in
+        parts that fill the context, as the harness does it.
       max_gen_toks: tokens to draw at most where a task does not say.
       bytes_per_token: how many bytes a task may draw for each token it asks
         for; the mean of today's tokenizers over English by default.
@@ -89,6 +94,10 @@ class ByteprobLM(LM):
     self.lm = model
     members = getattr(model, "members", (model,))
     self.windows = Windows(lms=members, max_length=max_length)
+    if window is None and stride is not None:
+      raise ValueError("stride is of a window: give window, too")
+    self.window = window
+    self.stride = window // 2 if window and stride is None else stride
     self.max_gen_toks = max_gen_toks
     self.bytes_per_token = bytes_per_token
     self.batch_size = int(batch_size)
@@ -119,7 +128,8 @@ class ByteprobLM(LM):
   def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
     """Log-prob of whole texts, each byte given as much as fits before it.
 
-    Longer texts are cut as the harness does it; see `Windows.rolling`.
+    Longer texts are cut as the harness does it (see `Windows.rolling`), or in
+    windows.
 
     Args:
       requests: texts.
@@ -127,7 +137,13 @@ class ByteprobLM(LM):
     pairs, owners = [], []
     for k, request in enumerate(requests):
       text = self.windows.working(request.args[0].encode())
-      parts = self.windows.rolling(text)
+      if self.window is None:
+        parts = self.windows.rolling(text)
+      else:
+        parts = [
+          (text[part.start : part.first], text[part.first : part.stop])
+          for part in windows.parts(text, self.window, self.stride)
+        ]
       pairs += parts
       owners += [k] * len(parts)
     found = [0.0] * len(requests)

@@ -8,6 +8,11 @@ level a document costs the log-prob of its bytes, summed over all ways of
 writing it in tokens; at token level that of its own encoding alone, and so
 never less by more than what the model gives to tokens that cannot be written
 (which the byte level takes away). Total bits over total bytes.
+
+With `--config.window` a document may be longer than the model's context: it is
+scored in parts of so many bytes, `--config.stride` of them at a time, each
+given those before it in its part. Tokens are counted in the part in which they
+end.
 """
 
 import functools
@@ -15,7 +20,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 import byteprob
+from byteprob import windows
 from experiments import (
   _estimates,
   _plots,
@@ -73,18 +81,47 @@ def begin(config) -> Callable[[str], _study.Record]:
   """Loads the model."""
   lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
   texts = documents(config.data, config.size, config.most)
+  own = _Tokens(lm)
+  how = {}
+  if config.window:
+    how = {"window": config.window, "stride": config.stride or None}
 
   def one(example: str) -> _study.Record:
     text = texts[int(example)]
-    ids = lm.encode(text)
+    # First, for what makes no sense.
+    nats = -float(lm.byte_logprobs(text, **how).sum())
+    parts = [windows.Part(0, 0, len(text))]
+    if config.window:
+      stride = config.stride or config.window // 2
+      parts = windows.parts(text, config.window, stride)
+    found = np.sum([own.nats(text, part) for part in parts], 0)
     return {
       "bytes": len(text),
-      "tokens": len(ids) - len(lm.tables.info.start_ids),
-      "nats": -float(lm.byte_logprobs(text).sum()),
-      "token_nats": -float(_tokenwise.logprobs(lm, ids).sum()),
+      "tokens": int(found[1]),
+      "nats": nats,
+      "token_nats": float(found[0]),
     }
 
   return one
+
+
+class _Tokens:
+  """A model's tokens of texts."""
+
+  def __init__(self, lm: byteprob.ByteLM):
+    self._lm = lm
+    self._spelling = _tokenwise.spelling(lm.tables)
+
+  def nats(self, text: bytes, part: windows.Part) -> tuple[float, int]:
+    """Nats of the tokens that end inside a part, and how many these are."""
+    ids = self._lm.encode(text[part.start : part.stop])
+    values = _tokenwise.logprobs(self._lm, ids)
+    start = len(self._lm.tables.info.start_ids)
+    sizes = [len(self._spelling[token]) for token in ids[start:]]
+    # The space that some tokenizers put before a text is none of its bytes.
+    past = part.stop - part.start - sum(sizes) + np.cumsum(sizes)
+    inside = past > part.first - part.start
+    return -float(values[start - 1 :][inside].sum()), int(inside.sum())
 
 
 def summarize(config, records: list[_study.Record]) -> _study.Summary:

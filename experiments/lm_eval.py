@@ -44,6 +44,12 @@ _NUM_FEWSHOT = flags.DEFINE_integer(
 _MAX_LENGTH = flags.DEFINE_integer(
   "max_length", None, "Tokens of a text at most; the model's context.", 1
 )
+_WINDOW = flags.DEFINE_integer(
+  "window", None, "Score whole texts in parts of so many bytes."
+)
+_STRIDE = flags.DEFINE_integer(
+  "stride", None, "Bytes scored of each window; half of it."
+)
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 8, "Texts drawn greedily side by side.", 1
 )
@@ -109,6 +115,8 @@ def run() -> None:
     "weights": _WEIGHTS.value,
     "dtype": _DTYPE.value,
     "max_length": _MAX_LENGTH.value,
+    "window": _WINDOW.value,
+    "stride": _STRIDE.value,
     "batch_size": _BATCH_SIZE.value,
     "seed": _SEED.value,
   }

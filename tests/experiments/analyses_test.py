@@ -290,6 +290,30 @@ def test_bits_are_those_of_bytes_and_of_tokens(small):
   np.testing.assert_allclose(again, found, rtol=0, atol=1e-4)
 
 
+def test_long_documents_are_scored_in_windows(small, monkeypatch):
+  text = _texts.source("code")[:300]
+  monkeypatch.setattr(bits_per_byte.byteprob, "load", lambda *a, **k: small)
+  monkeypatch.setattr(bits_per_byte, "documents", lambda *a: [text])
+  config = {"model": "", "dtype": "", "data": "", "size": 0, "most": 0}
+
+  def record(window, stride):
+    how = {"window": window, "stride": stride}
+    return bits_per_byte.begin(ml_collections.ConfigDict(config | how))("0")
+
+  whole, one, many = record(0, 0), record(400, 0), record(80, 40)
+  assert one == whole
+  assert whole["tokens"] == len(small.encode(text)) - 1
+  ids = small.encode(text)
+  nats = -_tokenwise.logprobs(small, ids).sum()
+  np.testing.assert_allclose(whole["token_nats"], nats, rtol=1e-5)
+  values = small.byte_logprobs(text, window=80, stride=40)
+  np.testing.assert_allclose(many["nats"], -values.sum(), rtol=1e-5)
+  # Less context costs more, and parts cut few tokens.
+  assert whole["nats"] < many["nats"] < many["token_nats"] + 1
+  assert whole["token_nats"] < many["token_nats"]
+  assert abs(many["tokens"] - whole["tokens"]) < 10
+
+
 def test_files_and_the_hub(tmp_path, monkeypatch):
   path = tmp_path / "a.txt.gz"
   path.write_bytes(gzip.compress(b"text\n"))

@@ -168,6 +168,21 @@ def test_long_texts_are_cut_as_the_harness_does_it(name):
   assert empty == 0.0
 
 
+def test_whole_texts_are_scored_in_windows_as_the_library_does_it():
+  one = make_bench("gpt2")
+  text = text_of(one, 20).strip()
+  lm = harness(one, window=12, stride=6)
+  (found,) = lm.loglikelihood_rolling(
+    requests("loglikelihood_rolling", (text,))
+  )
+  wanted = lm.lm.byte_logprobs(text, window=12, stride=6).sum()
+  assert abs(found - wanted) < 1e-4
+  assert abs(found - lm.lm.byte_logprobs(text).sum()) > 1e-3
+  assert harness(one, window=12).stride == 6
+  with pytest.raises(ValueError, match="give window"):
+    harness(one, stride=6)
+
+
 def test_a_long_context_loses_its_beginning():
   one = make_bench("gpt2")
   text, room = text_of(one, 30), len(one.entry.start) + 7
