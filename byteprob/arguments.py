@@ -284,6 +284,18 @@ def settings(cls: type[T], given: Mapping[str, Any]) -> T:
   return made
 
 
+def share(value: Any, name: str) -> float:
+  """A share below 1 as a float.
+
+  Raises:
+    ValueError: it is none.
+  """
+  found = _number(_plain(value))
+  if found is None or not 0 <= found < 1:
+    raise ValueError(f"{name} must be in [0, 1), not {_what(value)}")
+  return found
+
+
 def _no_setting(name: str, names: Sequence[str]) -> str:
   """What to say of a setting that there is not."""
   near = difflib.get_close_matches(name.lower(), names, 1, 0.5)

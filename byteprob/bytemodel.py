@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -55,6 +56,7 @@ class ByteModel(abc.ABC):
     *,
     window: int | None = None,
     stride: int | None = None,
+    eps: float = 0.0,
   ) -> Float[np.ndarray, " n"]:
     """Log-prob of each byte of a text, given the context and those before.
 
@@ -67,6 +69,10 @@ class ByteModel(abc.ABC):
         model's context has tokens always fits.
       stride: bytes that are scored of each part; the rest is context. Half of
         the window by default.
+      eps: leave out token sequences that carry less than this share of the
+        text's probability, if they do not lead to its end: faster. The sum of
+        the log-probs stays exact, and up to each byte it is a lower bound. Of
+        single models.
 
     Returns:
       `float32[n]` in nats, one for each byte of the text as the tokenizer
@@ -78,10 +84,17 @@ class ByteModel(abc.ABC):
         longer than the model's context.
       ValueError: window or stride makes no sense.
     """
+    asked, contexts = self._parts(text, context, window, stride)
+    found = self.byte_logprobs_batch(asked, contexts, eps=eps)
+    return np.concatenate([np.zeros(0, np.float32), *found])
+
+  @staticmethod
+  def _parts(text, context, window, stride):
+    """What is scored, and the context of each."""
     if window is None:
       if stride is not None:
         raise ValueError("stride is of a window: give window, too")
-      return self.byte_logprobs_batch([text], [context])[0]
+      return [text], [context]
     before = arguments.text(context, "context")
     whole = before + arguments.text(text)
     stride = window // 2 if stride is None else stride
@@ -91,16 +104,41 @@ class ByteModel(abc.ABC):
         first = max(part.first, len(before))
         contexts.append(whole[part.start : first])
         asked.append(whole[first : part.stop])
-    found = self.byte_logprobs_batch(asked, contexts)
-    return np.concatenate([np.zeros(0, np.float32), *found])
+    return asked, contexts
 
   @abc.abstractmethod
   def byte_logprobs_batch(
     self,
     texts: Sequence[Context],
     contexts: Sequence[Context] | None = None,
+    *,
+    eps: float = 0.0,
   ) -> list[Float[np.ndarray, " n"]]:
     """`byte_logprobs` of many texts, side by side."""
+
+  def logprob(
+    self,
+    text: Context,
+    context: Context = b"",
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+  ) -> float:
+    """Log-prob of a whole text given a context, in nats.
+
+    The sum of `byte_logprobs`, whose arguments these are, but several times as
+    fast: only the token sequences that lead to the text's end are evaluated.
+    """
+    asked, contexts = self._parts(text, context, window, stride)
+    return math.fsum(self.logprob_batch(asked, contexts))
+
+  @abc.abstractmethod
+  def logprob_batch(
+    self,
+    texts: Sequence[Context],
+    contexts: Sequence[Context] | None = None,
+  ) -> list[float]:
+    """`logprob` of many texts, side by side."""
 
   def next_byte_logprobs_along(
     self, text: Context, context: Context = b""

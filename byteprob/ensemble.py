@@ -139,11 +139,22 @@ class Ensemble(ByteModel):
     self,
     texts: Sequence[Text],
     contexts: Sequence[Text] | None = None,
+    *,
+    eps: float = 0.0,
   ) -> list[Float[np.ndarray, " n"]]:
     """`byte_logprobs` of many texts, side by side, in a pass per member.
 
     A byte that the strategy makes impossible is at -inf.
+
+    Raises:
+      ValueError: `eps` is not 0: bounds of the members' log-probs are none of
+        the whole.
     """
+    if eps:
+      raise ValueError(
+        "eps makes lower bounds of a single model's log-probs; an ensemble's"
+        " are not bounded by them."
+      )
     texts, contexts = arguments.pairs(texts, contexts)
     data = [_bytes(text) for text in texts]
     rows = self.next_byte_logprobs_along_batch(data, contexts)
@@ -151,6 +162,15 @@ class Ensemble(ByteModel):
       row[np.arange(len(text)), np.frombuffer(text, np.uint8)]
       for row, text in zip(rows, data, strict=True)
     ]
+
+  def logprob_batch(
+    self,
+    texts: Sequence[Text],
+    contexts: Sequence[Text] | None = None,
+  ) -> list[float]:
+    """`logprob` of many texts, side by side."""
+    found = self.byte_logprobs_batch(texts, contexts)
+    return [float(values.sum(dtype=np.float64)) for values in found]
 
   def next_byte_logprobs_along_batch(
     self,

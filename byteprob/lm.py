@@ -154,8 +154,30 @@ class ByteLM(ByteModel):
     self,
     texts: Sequence[Context],
     contexts: Sequence[Context] | None = None,
+    *,
+    eps: float = 0.0,
   ) -> list[Float[np.ndarray, " n"]]:
     """`byte_logprobs` of many texts, side by side."""
+    eps = arguments.share(eps, "eps")
+    if eps and self.validity == "trust_model":
+      raise ValueError(
+        "eps bounds exact log-probs; load the model with validity='exact'."
+      )
+    return self._byte_logprobs(texts, contexts, eps)
+
+  def logprob_batch(
+    self,
+    texts: Sequence[Context],
+    contexts: Sequence[Context] | None = None,
+  ) -> list[float]:
+    """`logprob` of many texts, side by side."""
+    # Without the nodes that do not lead to the end the sum is the same; but
+    # not where bytes are normalized one by one.
+    eps = 0.0 if self.validity == "trust_model" else 1.0
+    found = self._byte_logprobs(texts, contexts, eps)
+    return [float(values.sum(dtype=np.float64)) for values in found]
+
+  def _byte_logprobs(self, texts, contexts, eps):
     texts, contexts = arguments.pairs(texts, contexts)
     cuts = [
       self._cut(context, text)
@@ -163,7 +185,8 @@ class ByteLM(ByteModel):
     ]
     asked = [cut for one in cuts for cut in one if cut.counted]
     counted = [cut.counted + cut.bare for cut in asked]
-    scores = self._read([cut.query for cut in asked], counted, following=False)
+    queries = [cut.query for cut in asked]
+    scores = self._read(queries, counted, following=False, eps=eps)
     values = iter(
       _own_bytes(cut, one) for cut, one in zip(asked, scores, strict=True)
     )

@@ -2,7 +2,7 @@
 
   python -m experiments.scoring --output=results/scoring/stdlib-bpe.json
   python -m experiments.scoring --config.model=smollm2-135m \
-    --config.sizes=300, \
+    --config.sizes=300,900 \
     --output=results/scoring/smollm2.json
 
 Hardware, time and result are in the files that are written: a ratio means
@@ -22,5 +22,7 @@ def get_config() -> ConfigDict:
   # Bytes of each text, and how many go side by side.
   config.sizes = (300, 1000, 2000)
   config.batches = (1,)
+  # Nodes with a smaller share of the text's probability are left out.
+  config.eps = 1e-4
   config.repeats = 3
   return config

@@ -14,7 +14,7 @@ text.
 import collections
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -117,7 +117,8 @@ class ByteprobLM(LM):
     """
     pairs = [self._fitted(*request.args) for request in requests]
     found: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
-    for numbers, logprobs in self._scored(pairs):
+    score = self.lm.byte_logprobs_batch
+    for numbers, logprobs in self._scored(pairs, score):
       texts = [b"".join(pairs[k]) for k in numbers]
       greedy = self._greedy(texts, logprobs)
       for k, values, is_greedy in zip(numbers, logprobs, greedy, strict=True):
@@ -147,9 +148,9 @@ class ByteprobLM(LM):
       pairs += parts
       owners += [k] * len(parts)
     found = [0.0] * len(requests)
-    for numbers, logprobs in self._scored(pairs):
-      for k, values in zip(numbers, logprobs, strict=True):
-        found[owners[k]] += float(values.sum(dtype=np.float64))
+    for numbers, logprobs in self._scored(pairs, self.lm.logprob_batch):
+      for k, logprob in zip(numbers, logprobs, strict=True):
+        found[owners[k]] += logprob
     for request, value in zip(requests, found, strict=True):
       self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
     return found
@@ -216,9 +217,11 @@ class ByteprobLM(LM):
     return kept
 
   def _scored(
-    self, pairs: Sequence[tuple[bytes, bytes]]
-  ) -> Iterator[tuple[list[int], list[Float[np.ndarray, " n"]]]]:
-    """Numbers of pairs and the log-probs of their bytes, the longest first."""
+    self,
+    pairs: Sequence[tuple[bytes, bytes]],
+    score: Callable[[Sequence[bytes], Sequence[bytes]], list[Any]],
+  ) -> Iterator[tuple[list[int], list[Any]]]:
+    """Numbers of pairs and what they score, the longest first."""
     order = sorted(
       range(len(pairs)), key=lambda k: sum(map(len, pairs[k])), reverse=True
     )
@@ -226,7 +229,7 @@ class ByteprobLM(LM):
       for first in range(0, len(order), SIDE_BY_SIDE):
         numbers = order[first : first + SIDE_BY_SIDE]
         contexts, texts = zip(*(pairs[k] for k in numbers), strict=True)
-        yield numbers, self.lm.byte_logprobs_batch(texts, contexts)
+        yield numbers, score(texts, contexts)
         for k in numbers:
           bar.advance(f"{sum(map(len, pairs[k]))} bytes")
         _runtime.forget_compiled()

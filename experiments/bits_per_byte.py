@@ -89,7 +89,7 @@ def begin(config) -> Callable[[str], _study.Record]:
   def one(example: str) -> _study.Record:
     text = texts[int(example)]
     # First, for what makes no sense.
-    nats = -float(lm.byte_logprobs(text, **how).sum())
+    nats = -lm.logprob(text, **how)
     parts = [windows.Part(0, 0, len(text))]
     if config.window:
       stride = config.stride or config.window // 2

@@ -1,4 +1,4 @@
-"""Host: the programs of the pages in docs/ run, and their links lead on."""
+"""Host: the programs of the pages in docs/ run; `readme_test` has the rest."""
 
 import os
 import pathlib
@@ -78,7 +78,17 @@ def run(page: str, found, tmp_path) -> subprocess.CompletedProcess:
   )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def marks(page: pathlib.Path) -> list[pytest.MarkDecorator]:
+  """Whether a page's programs take long."""
+  return [pytest.mark.slow] * any(
+    "lm.infill(" in code for _, code in blocks(page.read_text())
+  )
+
+
+@pytest.mark.parametrize(
+  "page",
+  [pytest.param(page, marks=marks(page), id=page.name) for page in PAGES],
+)
 def test_pages_run(page, tmp_path):
   found = blocks(page.read_text())
   if found:
@@ -105,16 +115,6 @@ def test_programs_are_short(name):
     lines = [line.strip() for line in code.splitlines()]
     count = sum(bool(line) and not line.startswith("#") for line in lines)
     assert count < MOST[name], code
-
-
-@pytest.mark.parametrize(
-  "page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name
-)
-def test_links_lead_to_files(page):
-  text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
-  for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", text):
-    if not re.match(r"[a-z]+:|#", target):
-      assert (page.parent / target.split("#")[0]).exists(), target
 
 
 OWN = ROOT / "docs" / "your_own_model.md"

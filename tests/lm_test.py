@@ -1,6 +1,7 @@
 """Host: the byte-level model as users call it, against the brute force."""
 
 import dataclasses
+import functools
 import json
 
 import fakes
@@ -13,6 +14,7 @@ from benches import close, make_bench
 
 import byteprob
 from byteprob import lm
+from byteprob.engine import score
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.tokenization import load_tables
 
@@ -91,6 +93,59 @@ def test_bytes_are_the_brute_forces(name):
   for text, row in zip(texts, found, strict=True):
     assert row.dtype == np.float32
     close(row, wanted_each(one, text), 2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_texts_are_exact_without_what_does_not_lead_to_their_end(name):
+  one = make_bench(name)
+  model = one.byte_lm()
+  texts = [text for text in users(one) if text]
+  totals = in_batches(model.logprob_batch, texts)
+  each = in_batches(
+    functools.partial(model.byte_logprobs_batch, eps=0.99), texts
+  )
+  for text, total, values in zip(texts, totals, each, strict=True):
+    wanted = wanted_each(one, text)
+    assert abs(total - wanted.sum()) < 2e-5
+    # Up to each byte a lower bound; all of it in the end.
+    gap = np.cumsum(wanted) - np.cumsum(values, dtype=np.float64)
+    assert (gap > -2e-5).all() and abs(gap[-1]) < 2e-5
+  if name == "gpt2":
+    gaps = [wanted_each(one, t) - v for t, v in zip(texts, each, strict=True)]
+    assert max(np.abs(gap).max() for gap in gaps) > 1e-3
+
+
+def test_windows_and_contexts_of_whole_texts(monkeypatch):
+  one = make_bench("gpt2")
+  model, text = one.byte_lm(), one.texts()[-1] * 6
+  for how in ({}, {"window": 12}, {"window": 16, "stride": 4}):
+    wanted = model.byte_logprobs(text, b"a", **how).sum(dtype=np.float64)
+    assert abs(model.logprob(text, b"a", **how) - wanted) < 1e-4
+  assert model.logprob(b"") == 0.0
+  for eps in (1.0, -0.1, "x"):
+    with pytest.raises(ValueError, match=r"eps must be in \[0, 1\)"):
+      model.byte_logprobs(text, eps=eps)
+  trusting = lm.ByteLM(model.model, model.tables, "trust_model")
+  wanted = trusting.byte_logprobs(text).sum(dtype=np.float64)
+  assert abs(trusting.logprob(text) - wanted) < 1e-4
+  with pytest.raises(ValueError, match="validity='exact'"):
+    trusting.byte_logprobs(text, eps=0.1)
+
+
+def test_chunks_of_pruned_texts_meet(monkeypatch):
+  one = make_bench("gpt2")
+  model, text = one.byte_lm(), b"a's all as  sa'll\n\nas l" * 6
+  wanted = model.logprob(text)
+  monkeypatch.setattr(score, "_rows", lambda longest: 32)
+  monkeypatch.setattr(score, "_PRUNED_NODES", 40)
+  monkeypatch.setattr(score, "_PRUNED_ROWS", 4)
+  exact = model.byte_logprobs(text)
+  assert abs(model.logprob(text) - wanted) < 1e-4
+  assert abs(exact.sum(dtype=np.float64) - wanted) < 1e-4
+  values = model.byte_logprobs(text, eps=0.99)
+  gap = np.cumsum(exact, dtype=np.float64) - np.cumsum(values, dtype=np.float64)
+  assert (gap > -1e-4).all() and abs(gap[-1]) < 1e-4
+  assert gap.max() > 5e-5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -549,6 +549,7 @@ def read_texts(
   texts: Sequence[bytes],
   need: int,
   *,
+  eps: float = 0.0,
   along: bool = False,
 ) -> tuple[
   EngineConfig, MemberState, list[tuple[np.ndarray, np.ndarray | None]]
@@ -560,7 +561,7 @@ def read_texts(
     reader: the model and its tokenizer; the queries do not matter.
     member: the state; donated.
     texts: one for each text of the state.
-    need, along: see `read`.
+    need, eps, along: see `read`.
 
   Returns:
     The config and the state after them; each byte's log-prob and, if they are
@@ -590,6 +591,7 @@ def read_texts(
       byte,
       length,
       np.int32(need),
+      np.float32(eps),
       along=along,
     )
     told = jax.device_get(told)

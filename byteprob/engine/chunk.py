@@ -213,18 +213,18 @@ class Schedule(NamedTuple):
   """Which logged nodes the model sees, and where their keys go.
 
   Attributes:
-    order: `int32[B, N]` the needed ones' places in the log, in order.
     needed: `bool[B, N]`.
-    count: `int32[B]` how many.
+    leads: `bool[B, N]` those of them that the chunk's last byte needs: they
+      lead to an entry after it, or are one and some of their next token has
+      been read.
     slot: `int32[B, N]` slot of each, `S` for none.
     attends: `uint32[B, N, S / 32]` slots of its ancestors, and its own if it
       is needed.
     full: `bool[B]` there are too few slots.
   """
 
-  order: Int[Array, "B N"]
   needed: Bool[Array, "B N"]
-  count: Int[Array, " B"]
+  leads: Bool[Array, "B N"]
   slot: Int[Array, "B N"]
   attends: UInt32[Array, "B N S/32"]
   full: Bool[Array, " B"]
@@ -266,14 +266,13 @@ def assign_slots(
     return marks.at[each[:, 0], up].set(True, mode="drop")
 
   leads = jax.lax.fori_loop(0, count, lead, jnp.zeros((batch, count), bool))
+  # The last byte's probability needs all of these, but for the youngest.
+  begun = jnp.where(chunk.frontier.trie_node > frontiers.ROOT, own, count)
+  ends = leads.at[each, begun].set(True, mode="drop")
   needed = leads | (alive & last[:, None]) | every[:, None]
   needed &= there
 
   rank = jnp.cumsum(needed, 1) - 1
-  order = jnp.zeros((batch, count), jnp.int32)
-  order = order.at[each, jnp.where(needed, rank, count)].set(
-    jnp.broadcast_to(place, needed.shape), mode="drop"
-  )
   used = unpack(used_slots(member))
   free = jnp.cumsum(~used, 1) - 1
   nth = jnp.full((batch, count), config.capacity, jnp.int32)
@@ -307,10 +306,22 @@ def assign_slots(
     0, chunk.log.count.max(), grow, jnp.zeros_like(base)
   )
   return Schedule(
-    order=order,
     needed=needed,
-    count=needed.sum(1, dtype=jnp.int32),
+    leads=ends & there,
     slot=slot,
     attends=attends,
     full=full,
   )
+
+
+def places(chosen: Bool[Array, "B N"]) -> tuple[Int[Array, "B N"], Array]:
+  """The places of the chosen ones, in order, and how many there are."""
+  batch, count = chosen.shape
+  each = jnp.arange(batch)[:, None]
+  place = jnp.arange(count, dtype=jnp.int32)
+  rank = jnp.cumsum(chosen, 1) - 1
+  order = jnp.zeros((batch, count), jnp.int32)
+  order = order.at[each, jnp.where(chosen, rank, count)].set(
+    jnp.broadcast_to(place, chosen.shape), mode="drop"
+  )
+  return order, chosen.sum(1, dtype=jnp.int32)

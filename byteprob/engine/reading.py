@@ -3,7 +3,8 @@
 A chunk's nodes are found first (`chunk`). Then the model sees them, a fixed
 number at a call, each attending to its ancestors alone; a call's rows are
 reduced to what the text needs of them before the next one. Last, the covers of
-every prefix are added up.
+every prefix are added up. With `eps`, the nodes that lead on come first; of the
+others only those that their parents give enough of the text's probability.
 
 Source: the Byte-Token Representation Lemma (arXiv 2410.09303).
 """
@@ -15,11 +16,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from byteprob import lemma
-from byteprob.engine.chunk import Chunk, assign_slots, grow_chunk
+from byteprob.engine.chunk import Chunk, assign_slots, grow_chunk, places
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.frontier import ROOT, live
 from byteprob.engine.loops import repeat
-from byteprob.engine.state import MemberState, flat, unpack, used_slots
+from byteprob.engine.state import (
+  MemberState,
+  flat,
+  one_bit,
+  unpack,
+  used_slots,
+)
 from byteprob.numerics import add_exactly, logsumexp
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
@@ -62,6 +69,7 @@ def read(
   text: UInt8[Array, "B n"],
   length: Int[Array, " B"],
   need: Int[Array, ""],
+  eps: Float[Array, ""] | float = 0.0,
   *,
   along: bool = False,
 ) -> tuple[MemberState, Reading]:
@@ -78,6 +86,11 @@ def read(
     text: the bytes, padded.
     length: how many there are in each.
     need: `LEAD`, `ENTRIES` or `ALL`.
+    eps: with `ALL`, nodes with a smaller share of the text's probability are
+      left out, if nothing after the chunk comes of them. The sum of a chunk's
+      log-probs is exact all the same: what is left out are ways to write a
+      part of it that no longer are any at its end. Each prefix inside it has a
+      lower bound. Ignored where gradients pass.
     along: static; whether `Reading.next` is wanted, with `ALL`.
 
   Returns:
@@ -101,7 +114,7 @@ def read(
   def body(carry):
     member, found, _ = carry
     member, found = _read_chunk(
-      config, tables, params, member, text, length, need, found
+      config, tables, params, member, text, length, need, eps, found
     )
     return member, found, jnp.bool_(False)
 
@@ -143,7 +156,7 @@ class _Sums(NamedTuple):
   cache: Cache
 
 
-def _read_chunk(config, tables, params, member, text, length, need, found):
+def _read_chunk(config, tables, params, member, text, length, need, eps, found):
   """One chunk; nothing changes where something has to grow."""
   batch, width = member.evaluated.shape
   each = jnp.arange(batch)[:, None]
@@ -157,16 +170,18 @@ def _read_chunk(config, tables, params, member, text, length, need, found):
   # Without room for the next byte, what fits is read all the same.
   void = (plan.full | late).any() | (chunk.overflow & (chunk.taken == 0)).any()
 
-  sums = _evaluate(
-    config, tables, params, member, chunk, plan, position, need, void, found
+  sums, done, weights = _evaluate(
+    config, tables, params, member, chunk, plan, need, eps, void, found
   )
-  weights = _marginalize(config, member, chunk, sums, need)
 
   fresh = live(chunk.frontier) & (chunk.row >= width)
   place = jnp.maximum(chunk.row - width, 0)
-  seen = jnp.take_along_axis(plan.needed, place, 1)
+  seen = jnp.take_along_axis(done, place, 1)
   above = jnp.take_along_axis(plan.attends, place[:, :, None], 1)
-  used = unpack(used_slots(member)).sum(1) + plan.count
+  slot = jnp.take_along_axis(plan.slot, place, 1)
+  own = one_bit(jnp.where(seen, config.capacity, slot), above.shape[2])
+  above &= ~own
+  used = unpack(used_slots(member)).sum(1) + plan.needed.sum(1)
   after = member._replace(
     frontier=chunk.frontier,
     num_nodes=member.num_nodes + chunk.log.count,
@@ -209,20 +224,86 @@ def _model_ids(tables, member, chunk):
 
 
 def _evaluate(
-  config, tables, params, member, chunk, plan, position, need, void, found
-) -> _Sums:
-  """Shows the model the needed nodes, and reduces their rows."""
+  config, tables, params, member, chunk, plan, need, eps, void, found
+) -> tuple[_Sums, Bool[Array, "B N"], "_Weights"]:
+  """Shows the model the needed nodes, and adds up the covers.
+
+  Returns:
+    What is kept of the rows, which nodes have been seen, and the sums.
+  """
+
+  def turn(sums, chosen):
+    chosen &= ~void
+    sums = _calls(
+      config, tables, params, member, chunk, plan, chosen, need, sums
+    )
+    return sums, _marginalize(config, member, chunk, sums, need)
+
+  start = _old_rows(config, tables, member, chunk, need, found)
+  if config.differentiable:
+    sums, weights = turn(start, plan.needed)
+    return sums, plan.needed, weights
+  pruning = (need == ALL) & (eps > 0)
+  least = jnp.log(eps)
+
+  # Without pruning there is one turn; with it another, for what is worth it.
+  turns = jnp.where(pruning & (eps < 1), 2, 1)
+
+  def body(carry):
+    left, sums, done, weights = carry
+    first = jnp.where(pruning, plan.leads, plan.needed)
+    worthy = _worthy(chunk, done, weights.share >= least)
+    now = jnp.where(left == turns, first, worthy & plan.needed & ~done)
+    sums, weights = turn(sums, now)
+    return left - 1, sums, done | now, weights
+
+  def nothing(*shape):
+    return jnp.full((len(chunk.taken), *shape), -jnp.inf)
+
+  weights = _Weights(
+    byte=nothing(config.chunk_bytes),
+    next=None if found.next is None else nothing(config.chunk_bytes, 257),
+    last=nothing(config.max_frontier),
+    share=nothing(config.chunk_nodes),
+  )
+  carry = turns, start, jnp.zeros_like(plan.needed), weights
+  _, sums, done, weights = jax.lax.while_loop(
+    lambda carry: carry[0] > 0, body, carry
+  )
+  return sums, done, weights
+
+
+def _worthy(chunk, done, heavy):
+  """Nodes that are heavy, or come of heavy ones and were not seen yet.
+
+  Args:
+    chunk: the chunk.
+    done: `bool[B, N]` nodes that the model has seen.
+    heavy: `bool[B, N]` what the others are, where their parent is one of them.
+  """
+  width = chunk.row.shape[1]
+  each = jnp.arange(len(done))
+
+  def one(at, worthy):
+    up = chunk.log.parent[:, at] - width
+    inside = jnp.maximum(up, 0)
+    known = (up < 0) | done[each, inside]
+    own = jnp.where(known, heavy[:, at], worthy[each, inside])
+    return worthy.at[:, at].set(own | done[:, at])
+
+  return jax.lax.fori_loop(0, chunk.log.count.max(), one, jnp.zeros_like(done))
+
+
+def _old_rows(config, tables, member, chunk, need, found) -> _Sums:
+  """What the rows of the entries from before the chunk tell."""
   batch, width = member.evaluated.shape
-  count, rows = config.chunk_nodes, config.chunk_rows
+  count, steps = config.chunk_nodes, config.chunk_bytes
   each = jnp.arange(batch)[:, None]
   log = chunk.log
-  token = _model_ids(tables, member, chunk)
-  wanted = need == ALL
 
   def empty(*shape):
     return jnp.full((batch, *shape), -jnp.inf)
 
-  steps = config.chunk_bytes
   spelled = jnp.where(member.evaluated, member.rows.total, -jnp.inf)
   sums = _Sums(
     ending=None if found.next is None else empty(steps, width, 257),
@@ -238,23 +319,36 @@ def _evaluate(
   old = jnp.where(member.evaluated, entry, NONE)
   first = jnp.zeros_like(old)
   sums = _follow(
-    config, tables, chunk, member.rows, old, entry, first, wanted, sums
+    config, tables, chunk, member.rows, old, entry, first, need == ALL, sums
   )
   sums = _branch(config, tables, chunk, member.rows, old, width, sums)
-  # Children of entries from before the chunk.
+  # Children of these entries.
   up = jnp.clip(log.parent, 0, width - 1)
   value = member.rows.token[each, up, jnp.maximum(log.token, 0)]
-  sums = sums._replace(
+  return sums._replace(
     step=jnp.where((log.parent >= 0) & (log.parent < width), value, sums.step)
   )
-  most = jnp.where(void, 0, plan.count.max())
+
+
+def _calls(
+  config, tables, params, member, chunk, plan, chosen, need, sums
+) -> _Sums:
+  """Shows the model some nodes, and reduces their rows."""
+  batch, width = member.evaluated.shape
+  count, rows = config.chunk_nodes, config.chunk_rows
+  each = jnp.arange(batch)[:, None]
+  log = chunk.log
+  token = _model_ids(tables, member, chunk)
+  position = member.offset[:, None] + log.depth
+  order, number = places(chosen)
+  most = number.max()
 
   def body(carry):
     done, sums = carry
     rank = done + jnp.arange(rows, dtype=jnp.int32)
     rank = jnp.minimum(rank, count - 1)
-    at = plan.order[:, rank]
-    some = (done + jnp.arange(rows))[None] < plan.count[:, None]
+    at = order[:, rank]
+    some = (done + jnp.arange(rows))[None] < number[:, None]
 
     def pick(leaf):
       return leaf[each, at]
@@ -289,7 +383,7 @@ def _evaluate(
       own,
       pick(log.entry),
       pick(log.step) + 1,
-      wanted,
+      need == ALL,
       sums,
     )
     # Last tokens of nodes whose parents are here.
@@ -435,11 +529,13 @@ class _Weights(NamedTuple):
     next: `float32[B, C, 257]` what may follow each; None if nobody asks.
     last: `float32[B, W]` log of each last entry's probability over that of
       the text.
+    share: `float32[B, N]` the same of each logged node where it ends.
   """
 
   byte: Float[Array, "B C"]
   next: Float[Array, "B C 257"] | None
   last: Float[Array, "B W"]
+  share: Float[Array, "B N"]
 
 
 class _Sum(NamedTuple):
@@ -548,4 +644,5 @@ def _marginalize_one(
     read, state, (steps, chunk.rows, chunk.parent, *inputs)
   )
   last = now_of(state, chunk.row)
-  return _Weights(byte=byte, next=following, last=last)
+  share = state.weight[width:]
+  return _Weights(byte=byte, next=following, last=last, share=share)

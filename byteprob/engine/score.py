@@ -28,6 +28,9 @@ from byteprob.plan import distinct
 MAX_LOGITS = 2**26
 """Logits of one model call, for all texts."""
 
+_PRUNED_ROWS, _PRUNED_NODES = 64, 512
+"""Rows of a model call, and nodes of a chunk, where some are left out."""
+
 MAX_TEXTS = 64
 """Texts side by side."""
 
@@ -58,6 +61,7 @@ def score(
   along: bool = False,
   before: bool = False,
   following: bool = True,
+  eps: float = 0.0,
 ) -> list[Scored]:
   """Scores the last bytes of texts, given those before.
 
@@ -69,6 +73,7 @@ def score(
     along: ask for the next byte's distribution after each of them, too.
     before: ask for the log-prob of the bytes before them.
     following: ask for the next byte's distribution after the texts.
+    eps: see `read`; 0 where anything but the bytes' log-probs is asked for.
 
   Raises:
     PromptError: a text is longer than the model's context, or the model's
@@ -79,6 +84,7 @@ def score(
   for part in _batches(reader, counted):
     own = dataclasses.replace(reader, queries=[reader.queries[k] for k in part])
     asked = {"along": along, "context": before, "following": following}
+    asked["eps"] = eps
     scores = _score(own, [counted[k] for k in part], **asked)
     for k, one in zip(part, scores, strict=True):
       found[k] = one
@@ -107,7 +113,7 @@ def _rows(longest: int) -> int:
   return 32 if longest <= 64 else 128
 
 
-def _score(reader, counted, *, along, context, following) -> list[Scored]:
+def _score(reader, counted, *, along, context, following, eps) -> list[Scored]:
   queries = reader.queries
   texts = [
     q.text[len(q.text) - n :] for q, n in zip(queries, counted, strict=True)
@@ -117,15 +123,18 @@ def _score(reader, counted, *, along, context, following) -> list[Scored]:
   ]
   longest = max(len(query.text) for query in queries)
   prefix = max(len(query.prefix) for query in queries)
-  rows = _rows(longest)
-  capacity = 1 << (prefix + longest // 3 + rows + 31).bit_length()
+  rows = nodes = _rows(longest)
+  if eps and longest > rows:
+    # Two turns a chunk: long chunks have few rows that are padding.
+    rows, nodes = _PRUNED_ROWS, _PRUNED_NODES
+  capacity = 1 << (prefix + longest // 3 + nodes + 31).bit_length()
   size = EngineConfig.of(
     reader.model,
     reader.tables,
     capacity=max(capacity, 64),
     trust_model=reader.trust_model,
-    chunk_bytes=rows,
-    chunk_nodes=rows,
+    chunk_bytes=nodes,
+    chunk_nodes=nodes,
     chunk_rows=rows,
   )
   keys = [
@@ -149,7 +158,9 @@ def _score(reader, counted, *, along, context, following) -> list[Scored]:
     member = take(member, np.concatenate([places, rest]))
   texts = texts + [b""] * (batch - len(texts))
   first = _next(reader.tables, member) if needed else None
-  size, member, told = read_texts(size, reader, member, texts, ALL, along=along)
+  size, member, told = read_texts(
+    size, reader, member, texts, ALL, eps=eps, along=along
+  )
   last = [None] * batch
   if following:
     last, _ = jax.device_get(_next(reader.tables, member))
