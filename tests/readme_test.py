@@ -78,7 +78,11 @@ SHORT = {
   "experiments.completion": ["--config.prompts=3"],
   "experiments.cost": ["--config.sizes=8,"],
   "experiments.vocabularies": ["--config.tokenizers=stdlib-bpe,stdlib-spm"],
-  "experiments.bits_per_byte": ["--config.data=code"],
+  "experiments.bits_per_byte": [
+    "--config.data=code",
+    "--config.size=100",
+    "--config.most=2",
+  ],
   "experiments.ensemble": [
     "--config.tasks.piqa=",
     "--config.tasks.hellaswag=",
@@ -185,7 +189,11 @@ def marks(line: str) -> list[pytest.MarkDecorator]:
 
 
 @pytest.mark.parametrize(
-  "line", [pytest.param(line, marks=marks(line)) for line in different()]
+  "line",
+  [
+    pytest.param(line, marks=marks(line), id=asked(line)[0].split(".")[1])
+    for line in different()
+  ],
 )
 def test_commands_run(line, tmp_path):
   assert run(ours(line, tmp_path), ROOT)
