@@ -17,6 +17,8 @@ from byteprob.mesh import make_mesh
 from byteprob.scoring import list_nodes as nodes
 from byteprob.types import EOS
 
+__version__ = "0.2.0"
+
 __all__ = [
   "EOS",
   "ByteLM",

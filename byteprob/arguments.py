@@ -8,12 +8,13 @@ for the rest.
 
 import dataclasses
 import difflib
+import inspect
 import math
 import operator
 import re
 import typing
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -27,6 +28,7 @@ from byteprob.errors import ConstraintError, PromptError
 from byteprob.prompt import Context
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Texts -----------------------------------------------------------------------
 
@@ -282,6 +284,36 @@ def settings(cls: type[T], given: Mapping[str, Any]) -> T:
   for name, value in values.items():
     _check_fits(name, value)
   return made
+
+
+def named(cls: type) -> Callable[[F], F]:
+  """Has `help` and editors name the settings that a function takes.
+
+  Args:
+    cls: their dataclass; the function takes them as `**settings`.
+  """
+
+  def wrap(function: F) -> F:
+    signature = inspect.signature(function)
+    own = [
+      one
+      for one in signature.parameters.values()
+      if one.kind is not one.VAR_KEYWORD
+    ]
+    more = [
+      inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.default,
+        annotation=field.type,
+      )
+      for field in dataclasses.fields(cls)
+      if field.name not in signature.parameters
+    ]
+    function.__signature__ = signature.replace(parameters=own + more)
+    return function
+
+  return wrap
 
 
 def share(value: Any, name: str) -> float:

@@ -168,6 +168,7 @@ class ByteModel(abc.ABC):
   ) -> list[Float[np.ndarray, "m 257"]]:
     """`next_byte_logprobs_along` of many texts, side by side."""
 
+  @arguments.named(sampling.Settings)
   def sample(
     self,
     contexts: Sequence[Context],
@@ -187,7 +188,13 @@ class ByteModel(abc.ABC):
       constraint: a regular expression that the texts must match, or what
         `constraints.compile_regex` made of one: what it forbids is never
         drawn. The contexts do not count.
-      **settings: temperature, top_p and others; see `sampling.Settings`.
+      temperature: log-probs are divided by it; above 0.
+      top_k: only the most probable so many bytes; 0 for all.
+      top_p: only the fewest bytes with this probability together.
+      min_p: only bytes with at least this share of the largest probability.
+      greedy: always the most probable byte.
+      stop: a string, or several, after which a text stops; it stays in it.
+      eps, exact: see `sampling.Settings`.
 
     Raises:
       PromptError: a context cannot be expressed in the model's tokens, or is
@@ -205,15 +212,25 @@ class ByteModel(abc.ABC):
     sampler.step()
     return sampler.samples()
 
+  @arguments.named(sampling.Settings)
   def stream(
-    self, context: Context, key: jax.Array, max_bytes: int, **rest: Any
+    self,
+    context: Context,
+    key: jax.Array,
+    max_bytes: int,
+    *,
+    constraint: str | re.Pattern[str] | Constraint | None = None,
+    **settings: Any,
   ) -> Iterator[bytes]:
     """`sample` for one context; yields bytes as they are drawn.
 
     The context and the settings are checked at once.
     """
-    return _stream(self.sampler([context], key, max_bytes, **rest))
+    return _stream(
+      self.sampler([context], key, max_bytes, constraint=constraint, **settings)
+    )
 
+  @arguments.named(sampling.Settings)
   def sampler(
     self,
     contexts: Sequence[Context],

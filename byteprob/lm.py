@@ -303,6 +303,7 @@ class ByteLM(ByteModel):
           found.append(((*paths[node], int(ids[token])), value))
     return sorted(found, key=lambda cover: -cover[1])
 
+  @arguments.named(sampling.TokenSettings)
   def sample_tokens(
     self,
     contexts: Sequence[Context],
@@ -327,7 +328,9 @@ class ByteLM(ByteModel):
       key: as in `sample`.
       max_bytes: bytes of each text at most.
       method: see above.
-      **settings: temperature, top_p and others; see `sampling.TokenSettings`.
+      temperature, top_k, top_p, min_p, greedy: as in `sample`, of tokens.
+      stop: as in `sample`.
+      backup: tokens that "alignment" takes back.
 
     Raises:
       PromptError: a context cannot be expressed in the model's tokens, or is

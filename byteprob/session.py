@@ -96,6 +96,7 @@ class Sessions:
     other._batch = self._batch.fork()
     return other
 
+  @arguments.named(sampling.Settings)
   def sample(
     self,
     key: jax.Array,
@@ -107,7 +108,7 @@ class Sessions:
     """Draws a text after each; the session stays where it is.
 
     Args:
-      key, max_bytes, constraint, **settings: see `ByteModel.sample`.
+      key, max_bytes, constraint, and the others: see `ByteModel.sample`.
     """
     wanted = sampling.settings_of(max_bytes, settings)
     contexts = [
@@ -152,16 +153,27 @@ class Session:
     """The same text, to go on with apart; what was read is shared."""
     return Session(self._sessions.fork())
 
-  def sample(self, key: jax.Array, max_bytes: int, **rest: Any):
+  @arguments.named(sampling.Settings)
+  def sample(
+    self,
+    key: jax.Array,
+    max_bytes: int,
+    *,
+    constraint: Any = None,
+    **settings: Any,
+  ) -> sampling.Sample:
     """Draws what may follow; the session stays where it is.
 
     Args:
       key: from `jax.random.key`; it is this text's own.
       max_bytes: bytes at most.
-      **rest: see `ByteModel.sample`.
+      constraint, and the others: see `ByteModel.sample`.
     """
     own = key.reshape(1) if getattr(key, "ndim", None) == 0 else key
-    return self._sessions.sample(own, max_bytes, **rest)[0]
+    found = self._sessions.sample(
+      own, max_bytes, constraint=constraint, **settings
+    )
+    return found[0]
 
 
 def joined(context: Context, text: bytes) -> Context:

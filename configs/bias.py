@@ -30,4 +30,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.texts = ("code", "chinese")
     config.count = 2
     config.size = 40
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
   return config

@@ -37,4 +37,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = "code"
     config.size = 100
     config.most = 4
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
   return config

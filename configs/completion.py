@@ -49,4 +49,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.settings = ConfigDict({"greedy": {"greedy": True}})
     config.max_bytes = 8
     config.long = ConfigDict({"texts": 2, "max_bytes": 16, "window": 8})
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
   return config

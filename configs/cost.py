@@ -31,4 +31,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.context = 20
     config.count = 1
     config.sizes = (8,)
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
   return config

@@ -62,7 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.models = ("stdlib-bpe", "stdlib-spm")
     config.most = 2
     config.size = 40
-  if variant in ("table1", "table2"):
+  elif variant in ("table1", "table2"):
     config.models = {
       "table1": (
         "meta-llama/Llama-2-7b-hf",
@@ -74,4 +74,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dtype = "bfloat16"
     config.most = 0
     config.published = ConfigDict()
+  elif variant:
+    raise ValueError(
+      f"no variant {variant!r}; there are tiny, table1 and table2"
+    )
   return config

@@ -26,4 +26,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = "stdlib-bpe"
     config.mesh = "model:2"
     config.repeats = 1
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
   return config

@@ -46,4 +46,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.steps = 40
     config.texts = 4
     config.histories = 2
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
   return config

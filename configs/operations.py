@@ -27,4 +27,6 @@ def get_config(variant: str = "") -> ConfigDict:
   if variant == "tiny":
     config.max_bytes = 20
     config.batches = (1,)
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
   return config

@@ -39,4 +39,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.config += ":tiny"
     config.grid = ConfigDict({"model": ("stdlib-bpe", "stdlib-spm")})
     config.zipped = ConfigDict({"size": (60,), "most": (2,)})
+  elif variant:
+    raise ValueError(f"no variant {variant!r}; there is tiny")
   return config

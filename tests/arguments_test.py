@@ -3,6 +3,7 @@
 import array
 import ast
 import dataclasses
+import inspect
 import pathlib
 import re
 import warnings
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byteprob import arguments, constraints
+from byteprob import ByteLM, arguments, constraints
 from byteprob.constraints import Constraint
 from byteprob.errors import ByteprobError, ConstraintError, PromptError
 from byteprob.prompt import Bare
 from byteprob.sampling import Settings, TokenSettings
+from byteprob.session import Session, Sessions
 
 LONE = "a\ud800"
 
@@ -706,3 +708,18 @@ def test_what_calls_it_is_not_imported():
   assert "byteprob.constraints" in named
   for name in ("sampling", "bytemodel", "lm", "ensemble"):
     assert not any(f"byteprob.{name}" in one for one in named)
+
+
+def test_settings_are_named_where_help_looks():
+  for function, cls in (
+    (ByteLM.sample, Settings),
+    (ByteLM.sampler, Settings),
+    (ByteLM.stream, Settings),
+    (ByteLM.sample_tokens, TokenSettings),
+    (Session.sample, Settings),
+    (Sessions.sample, Settings),
+  ):
+    found = inspect.signature(function).parameters
+    assert {field.name for field in dataclasses.fields(cls)} <= set(found)
+    assert "settings" not in found
+  assert inspect.signature(ByteLM.sample).parameters["top_p"].default == 1.0

@@ -11,7 +11,6 @@ import pytest
 
 from experiments import _runtime
 
-
 SHARES = 30
 """Each commit's run takes one of so many shares of the slow tests, too."""
 
