@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from byteprob import lemma, scoring
-from byteprob.covers import ROOT
-from byteprob.plan import Chunk, Query, fronts, take
+from byteprob.plan import PrefillChunk, ScoringQuery, fronts, take
 from byteprob.rules.common import NONE
+from byteprob.token_tree import ROOT
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
 
@@ -65,7 +65,7 @@ class Exact(NamedTuple):
 def exact(
   model: Model,
   tables: Tables,
-  queries: Sequence[Query],
+  queries: Sequence[ScoringQuery],
   first: Sequence[int],
   *,
   trust_model: bool = False,
@@ -145,7 +145,7 @@ class _Found(NamedTuple):
   leaked: jax.Array
 
 
-def read(model: Model, tables: Tables, query: Query) -> Distributions:
+def read(model: Model, tables: Tables, query: ScoringQuery) -> Distributions:
   """The distributions after every prefix of a text.
 
   Args:
@@ -238,7 +238,9 @@ def _nothing(prefixes: int, width: int) -> _Found:
 @functools.partial(
   jax.jit, static_argnums=0, donate_argnames=("cache", "found")
 )
-def _call(extend, tables, params, cache, found, chunk: Chunk, row, own, place):
+def _call(
+  extend, tables, params, cache, found, chunk: PrefillChunk, row, own, place
+):
   """One model call, and what every prefix needs of its rows.
 
   Args:
@@ -265,8 +267,8 @@ def _call(extend, tables, params, cache, found, chunk: Chunk, row, own, place):
   following = lemma.next_bytes(tables, exact, flat_row, flat_place)
   low = tables.low[flat_place] + tables.equal[flat_place]
   high = jnp.where(flat_row == NONE, low, tables.high[flat_place])
-  longer = lemma.mass(exact, flat_row, low, high)
-  unfinished = lemma.mass(open_, flat_row, low, high)
+  longer = lemma.interval_logsumexp(exact, flat_row, low, high)
+  unfinished = lemma.interval_logsumexp(open_, flat_row, low, high)
   unfinished -= exact.total[flat_row]
   prompted = lemma.next_bytes(tables, free, own, jnp.zeros_like(own))
   leaked = jnp.where(own == NONE, -jnp.inf, barred.total[own])

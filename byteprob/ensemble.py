@@ -20,7 +20,7 @@ from byteprob.bytemodel import ByteModel
 from byteprob.engine import batch as engine
 from byteprob.errors import PromptError
 from byteprob.lm import ByteLM
-from byteprob.plan import bucket
+from byteprob.plan import round_up_to_bucket
 from byteprob.pooling import Pool
 from byteprob.prompt import Text
 
@@ -277,7 +277,7 @@ class Ensemble(ByteModel):
       text: the text.
     """
     data = np.frombuffer(_bytes(text), np.uint8)
-    size = bucket(len(data) + 1)
+    size = round_up_to_bucket(len(data) + 1)
     rows = np.full((size, *told.rows.shape[1:]), -np.inf, np.float32)
     rows[: len(told.rows)] = told.rows
     byte = np.zeros(size - 1, np.int32)
@@ -355,7 +355,7 @@ class Ensemble(ByteModel):
 def _join(pool: Pool, rows, share, byte):
   """Pooled rows `[m, 257]` along a text; the rows are at their temperatures."""
   share = pooling.shares(pool, share[None], rows[None, :-1], byte[None])[0]
-  return pooling.pooled(pool, rows, share)
+  return pooling.combine(pool, rows, share)
 
 
 def _bytes(text: Any) -> bytes:

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from byteprob import rules
-from byteprob.covers import Standing, child
 from byteprob.numerics import logaddexp, logsumexp
 from byteprob.rules.common import NONE, in_form, owner_of
+from byteprob.token_tree import MaskInputs, child
 from byteprob.tokenization.tables import Tables
 
 _SHIFT = 6
@@ -45,11 +45,11 @@ _BLOCK_ROWS = 128
 """Rows that are treated at a time where all bytes are looked at."""
 
 
-Masked = Callable[[Tables, Standing], tuple[jax.Array, jax.Array]]
+Masked = Callable[[Tables, MaskInputs], tuple[jax.Array, jax.Array]]
 """Of nodes: tokens `bool[R, Y]` that are kept, and whether the end is."""
 
 
-class Rows(NamedTuple):
+class TokenLogProbs(NamedTuple):
   """What each of `R` nodes says of the next token.
 
   Attributes:
@@ -73,11 +73,11 @@ class Rows(NamedTuple):
 def rows(
   tables: Tables,
   logits: Float[Array, "R V"],
-  standing: Standing,
+  standing: MaskInputs,
   *,
   trust_model: bool = False,
   masked: Masked | None = None,
-) -> Rows:
+) -> TokenLogProbs:
   """Log-probs of the tokens that may follow each node, renormalized.
 
   Args:
@@ -128,7 +128,7 @@ def _rows(tables, logits, standing, *, trust_model, masked):
   eos = jnp.where(may_end, eos, -jnp.inf)
   total = logaddexp(logsumexp(group, 1), eos)
   norm = everything if trust_model or masked else total
-  return Rows(
+  return TokenLogProbs(
     token=token - norm[:, None],
     block=block - norm[:, None],
     group=group - norm[:, None],
@@ -138,23 +138,23 @@ def _rows(tables, logits, standing, *, trust_model, masked):
 
 
 def _sums(token):
-  """`Rows.block` and `Rows.group`."""
+  """`TokenLogProbs.block` and `TokenLogProbs.group`."""
   block = logsumexp(token.reshape(len(token), -1, BLOCK), 2)
   rest = -block.shape[1] % BLOCK
   block = jnp.pad(block, ((0, 0), (0, rest)), constant_values=-jnp.inf)
   return block, logsumexp(block.reshape(len(token), -1, BLOCK), 2)
 
 
-def no_rows(tables: Tables, *shape: int) -> Rows:
+def no_rows(tables: Tables, *shape: int) -> TokenLogProbs:
   """Rows that give nothing to anything, in an array of that shape."""
   blocks = -(-len(tables.token_id) // BLOCK)
   groups = -(-blocks // BLOCK)
   sizes = (blocks * BLOCK,), (groups * BLOCK,), (groups,), (), ()
-  return Rows(*(jnp.full((*shape, *size), -jnp.inf) for size in sizes))
+  return TokenLogProbs(*(jnp.full((*shape, *size), -jnp.inf) for size in sizes))
 
 
 def mask(
-  tables: Tables, standing: Standing
+  tables: Tables, standing: MaskInputs
 ) -> tuple[Bool[Array, "R Y"], Bool[Array, " R"]]:
   """Which tokens may follow each node, and whether the text may end there."""
   last, states, forms, law = standing
@@ -164,8 +164,8 @@ def mask(
   return allowed, ((states != NONE) & tables.ends[states]).any(1)
 
 
-def mass(
-  rows: Rows,
+def interval_logsumexp(
+  rows: TokenLogProbs,
   row: Int[Array, " P"],
   low: Int[Array, " P"],
   high: Int[Array, " P"],
@@ -197,7 +197,7 @@ def _edges(values, row, low, high):
   return [left, right], first, jnp.maximum(first, stop)
 
 
-class Follow(NamedTuple):
+class Continuations(NamedTuple):
   """What `R` rows say of the text that follows their nodes.
 
   Attributes:
@@ -215,14 +215,14 @@ class Follow(NamedTuple):
 
 def follow_text(
   tables: Tables,
-  rows: Rows,
+  rows: TokenLogProbs,
   end: Int[Array, " R"],
   text: UInt8[Array, "B n"],
   length: Int[Array, " B"],
   owner: Int[Array, " R"],
   *,
   beyond: bool = False,
-) -> Follow:
+) -> Continuations:
   """Follows the text down the trie behind each node.
 
   Args:
@@ -232,10 +232,10 @@ def follow_text(
     text: bytes of each text, padded.
     length: how many there are.
     owner: which text each row belongs to.
-    beyond: whether `Follow.beyond` is wanted.
+    beyond: whether `Continuations.beyond` is wanted.
 
   Returns:
-    See `Follow`; `D` is the longest token; -inf past the text's end.
+    See `Continuations`; `D` is the longest token; -inf past the text's end.
   """
   count, deep = len(end), tables.longest
   row = jnp.arange(count)
@@ -251,23 +251,23 @@ def follow_text(
     place = jnp.where(at < length[owner], child(tables, place, byte), NONE)
     live = place != NONE
     low, high = tables.low[place], tables.high[place]
-    whole = mass(rows, row, low, jnp.where(live, high, low))
+    whole = interval_logsumexp(rows, row, low, jnp.where(live, high, low))
     twin = jnp.arange(tables.most_twins)[None]
     there = live[:, None] & (twin < tables.twins[place][:, None])
     token = jnp.where(there, tables.exact[place][:, None] + twin, 0)
     values = jnp.take_along_axis(rows.token, token, axis=1)
-    found = Follow(
+    found = Continuations(
       starts=found.starts.at[:, depth].set(whole),
       exact=found.exact.at[:, depth].set(jnp.where(there, values, -jnp.inf)),
       beyond=found.beyond,
     )
     if beyond:
       low = low + tables.equal[place]
-      longer = mass(rows, row, low, jnp.where(live, high, 0))
+      longer = interval_logsumexp(rows, row, low, jnp.where(live, high, 0))
       found = found._replace(beyond=found.beyond.at[:, depth].set(longer))
     return depth + 1, place, found
 
-  nothing = Follow(
+  nothing = Continuations(
     starts=jnp.full((count, deep), -jnp.inf),
     exact=jnp.full((count, deep, tables.most_twins), -jnp.inf),
     beyond=jnp.full((count, deep), -jnp.inf) if beyond else None,
@@ -278,7 +278,7 @@ def follow_text(
 
 def next_bytes(
   tables: Tables,
-  rows: Rows,
+  rows: TokenLogProbs,
   row: Int[Array, " W"],
   place: Int[Array, " W"],
   *,
@@ -312,7 +312,7 @@ def next_bytes(
     node = tables.first_child[place[at]] + item - (stop[at] - length[at])
     some = item < stop[-1]
     low, high = tables.low[node], tables.high[node]
-    value = mass(rows, row[at], low, jnp.where(some, high, low))
+    value = interval_logsumexp(rows, row[at], low, jnp.where(some, high, low))
     at = jnp.where(some, at, len(row))
     byte = tables.node_byte[node]
     return first + lanes, found.at[at, byte].set(value, mode="drop")
@@ -343,7 +343,7 @@ def _every_byte(tables, rows, row, place):
     low = tables.low[node]
     high = jnp.where(there, tables.high[node], low)
     whose = jnp.broadcast_to(own[:, None], node.shape)
-    value = mass(rows, whose.ravel(), low.ravel(), high.ravel())
+    value = interval_logsumexp(rows, whose.ravel(), low.ravel(), high.ravel())
     byte = jnp.where(there, tables.node_byte[node], 257)
     found = jnp.full((size, 257), -jnp.inf)
     found = found.at[each, byte].set(value.reshape(size, 256), mode="drop")

@@ -40,7 +40,7 @@ LIKELIEST, UNLIKELY = math.log(1 / 2) + 1e-3, math.log(1 / 257) - 1e-3
 """A byte above the one is the likeliest, and one below the other is not."""
 
 CONTROLS = ("temperature", "top_p", "top_k", "min_p")
-"""What a task may ask of sampling, as `sampling.Settings` has it."""
+"""What a task may ask of sampling, as `sampling.SamplingParams` has it."""
 
 NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0}
 """What a task may ask that changes nothing."""

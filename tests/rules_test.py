@@ -15,13 +15,13 @@ import tokenizers
 import tokenizers_zoo as zoo
 from tokenizers import AddedToken, pre_tokenizers
 
-from byteprob import covers, lemma, scoring
+from byteprob import lemma, scoring, token_tree
 from byteprob.errors import UnsupportedTokenizerError
 from byteprob.rules import unigram as law
 from byteprob.tokenization import cache, compile_tables, huggingface, unigram
 from byteprob.tokenization.tables import LIMB
 
-MAKERS = {"greedy": zoo.random_greedy, "unigram": zoo.random_unigram}
+MAKERS = {"longest_match": zoo.random_greedy, "unigram": zoo.random_unigram}
 
 
 def check(entry: zoo.Entry, seed: int) -> None:
@@ -159,7 +159,7 @@ def test_nodes_stand_alike_alone_and_among_all(name):
   own = np.array([3, 0, nodes.count[0] - 1, 3])
   every = scoring._standing(one.padded, nodes, path)
   nodes, path = jax.tree.map(lambda leaf: leaf[0], (nodes, path))
-  some = covers.standing(one.padded, nodes, path, own)
+  some = token_tree.standing(one.padded, nodes, path, own)
   for found, wanted in zip(
     jax.tree.leaves(some), jax.tree.leaves(every), strict=True
   ):

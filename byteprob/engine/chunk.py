@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt8, UInt32
 
-from byteprob.covers import Standing
 from byteprob.engine import frontier as frontiers
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.frontier import Frontier, live
 from byteprob.engine.state import MemberState, one_bit, unpack, used_slots
 from byteprob.rules.common import NONE
+from byteprob.token_tree import MaskInputs
 from byteprob.tokenization.tables import Tables
 
 
@@ -40,7 +40,7 @@ class NodeLog(NamedTuple):
   parent: Int[Array, "B N"]
   entry: Int[Array, "B N"]
   step: Int[Array, "B N"]
-  inputs: Standing
+  inputs: MaskInputs
   count: Int[Array, " B"]
 
 

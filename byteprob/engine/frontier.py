@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from byteprob import rules
-from byteprob.covers import Standing
 from byteprob.engine.config import EngineConfig
 from byteprob.rules import common
 from byteprob.rules.common import NONE, child, running_sum
+from byteprob.token_tree import MaskInputs
 from byteprob.tokenization.tables import Tables
 
 ROOT = 0
@@ -99,9 +99,9 @@ def init_frontier(
   return frontier._replace(rule_state=_rule_state(tables, frontier))
 
 
-def mask_inputs(frontier: Frontier) -> Standing:
+def mask_inputs(frontier: Frontier) -> MaskInputs:
   """What decides on the tokens that may follow each entry."""
-  return Standing(
+  return MaskInputs(
     last=frontier.token,
     states=frontier.states,
     forms=frontier.forms,

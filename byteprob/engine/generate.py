@@ -352,7 +352,7 @@ def _follow(pool, log_weights, known, symbol, grow):
   """The members' weights after a byte."""
   if pool is None or not pool.follows:
     return log_weights
-  rows = pooling.tempered(pool, [normalized(one) for one in known])
+  rows = pooling.apply_temperature(pool, [normalized(one) for one in known])
   after = pooling.shares(pool, log_weights, rows[:, None], symbol[:, None])[
     :, 1
   ]

@@ -139,7 +139,7 @@ class _Sums(NamedTuple):
       bytes between the entry's node and this byte.
     beyond: the same of those that go on after it; None where nobody asks.
     step: `float32[B, N]` log-prob of each node's last token.
-    spelled: `float32[B, W + N]` see `lemma.Rows.total`.
+    spelled: `float32[B, W + N]` see `lemma.TokenLogProbs.total`.
     ahead: `float32[B, W]` log-prob of the tokens that carry each entry past
       the bytes before the chunk, where its row was there.
     rows: the last entries' rows.
@@ -152,7 +152,7 @@ class _Sums(NamedTuple):
   step: Float[Array, "B N"]
   spelled: Float[Array, "B WN"]
   ahead: Float[Array, "B W"] | None
-  rows: lemma.Rows
+  rows: lemma.TokenLogProbs
   cache: Cache
 
 
@@ -431,7 +431,9 @@ def _ahead(tables, member):
   low = tables.low[trie_node] + tables.equal[trie_node]
   high = jnp.where(trie_node == NONE, low, tables.high[trie_node])
   row = jnp.arange(batch * width, dtype=jnp.int32)
-  found = lemma.mass(flat(member.rows), row, low, high).reshape(batch, width)
+  found = lemma.interval_logsumexp(flat(member.rows), row, low, high).reshape(
+    batch, width
+  )
   at_node = member.frontier.trie_node == ROOT
   found = jnp.where(at_node, member.rows.total, found)
   return jnp.where(member.evaluated, found, -jnp.inf)
@@ -474,7 +476,9 @@ def _follow(config, tables, chunk, rows, own, entry, first, wanted, sums):
 
     def mass(low):
       stop = jnp.where(here, high, low)
-      found = lemma.mass(flat_rows, row, low.ravel(), stop.ravel())
+      found = lemma.interval_logsumexp(
+        flat_rows, row, low.ravel(), stop.ravel()
+      )
       return found.reshape(batch, count)
 
     starts = starts.at[each, put, entry].set(mass(low), mode="drop")

@@ -47,7 +47,7 @@ class MemberState(NamedTuple):
   logprob: Float[Array, "B W"]
   evaluated: Bool[Array, "B W"]
   attends: UInt32[Array, "B W S/32"]
-  rows: lemma.Rows
+  rows: lemma.TokenLogProbs
   empty_end: Float[Array, " B"]
   kept: Float[Array, " B"]
   peak: Int[Array, " B"]

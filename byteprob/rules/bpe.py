@@ -38,7 +38,7 @@ def follow(
   Args:
     tables: the tokenizer.
     lanes: pairs that are checked at a time.
-    nodes: the nodes (`covers.Nodes`).
+    nodes: the nodes (`token_tree.TokenTree`).
     parent: the nodes in question, -1 for none.
     token: the tokens, -1 for none.
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from byteprob.covers import NONE
 from byteprob.engine.request import LogitWarpers
 from byteprob.rules.common import child
 from byteprob.sampling.trail import Spelling
+from byteprob.token_tree import NONE
 from byteprob.tokenization.tables import Tables
 
 _BLOCK = 128

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from byteprob.tokenization import machine
-from byteprob.tokenization.machine import DEAD, unique_rows
+from byteprob.tokenization import byte_dfa
+from byteprob.tokenization.byte_dfa import DEAD, unique_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class TokenAutomaton:
 
 
 def read_tokens(
-  reader: machine.Machine,
+  reader: byte_dfa.Machine,
   strings: Sequence[np.ndarray | None],
   added: Sequence[int],
 ) -> TokenAutomaton:
@@ -149,7 +149,7 @@ def _reduce(raw: TokenAutomaton) -> TokenAutomaton:
   first, same = unique_rows(np.ascontiguousarray(raw.next[:, used].T))
   table, kind = raw.next[:, used[first]], same[kind]
   table = np.concatenate([table, raw.cut[:, None]], axis=1)
-  table, ends, label = machine.minimize(table, raw.ends.astype(np.int8))
+  table, ends, label = byte_dfa.minimize(table, raw.ends.astype(np.int8))
   first, same = unique_rows(np.ascontiguousarray(table[:, :-1].T))
   return TokenAutomaton(
     next=table[:, first].astype(np.int32),

@@ -14,7 +14,7 @@ import numpy as np
 
 from byteprob.errors import UnsupportedTokenizerError
 from byteprob.tokenization import automaton
-from byteprob.tokenization.machine import DEAD
+from byteprob.tokenization.byte_dfa import DEAD
 
 _Fine = dict[tuple[int, int], np.ndarray]
 """For `(state after, kind)`, whether each token of the kind leads on there."""

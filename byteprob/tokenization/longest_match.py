@@ -6,7 +6,7 @@ place on are a proper prefix of longer tokens, the match is *pending*. Which
 matches are pending at a node follows from the oldest one alone: its bytes are
 tokenized from the left too, in one way, so its tokens, and with them the
 places where later matches began, are known. A hypothesis of a node therefore
-carries one trie node, and `GreedyTables.link` leads to the later ones.
+carries one trie node, and `LongestMatchTables.link` leads to the later ones.
 
 Special tokens are no part of the vocabulary here: their texts are bytes like
 any other.
@@ -19,9 +19,9 @@ import numpy as np
 
 from byteprob.errors import UnsupportedTokenizerError
 from byteprob.tokenization import automaton, deadends, trie
-from byteprob.tokenization.machine import DEAD
+from byteprob.tokenization.byte_dfa import DEAD
 from byteprob.tokenization.spec import TokenizerSpec
-from byteprob.tokenization.tables import GreedyTables
+from byteprob.tokenization.tables import LongestMatchTables
 from byteprob.tokenization.trie import Trie
 
 _NONE = -1
@@ -123,13 +123,13 @@ def _check_mark(spec, tokens) -> None:
         queue.append((after, done + text))
 
 
-def compile_greedy(
+def compile_longest_match(
   spec: TokenizerSpec,
   ids: np.ndarray,
   words: Sequence[bytes],
   nodes: Trie,
   node_of: np.ndarray,
-) -> GreedyTables:
+) -> LongestMatchTables:
   """Compiles what pending matches forbid.
 
   Args:
@@ -160,7 +160,7 @@ def compile_greedy(
   def int32(values):
     return np.ascontiguousarray(values, np.int32)
 
-  return GreedyTables(
+  return LongestMatchTables(
     node=int32(node_of),
     inside=int32(inside),
     begin=int32(np.cumsum(size) - size),
@@ -175,7 +175,7 @@ def compile_greedy(
 
 
 class _Pending:
-  """The pending matches of a vocabulary, by number; see `GreedyTables`.
+  """The pending matches of a vocabulary, by number; see `LongestMatchTables`.
 
   Attributes:
     open: `bool[M, 2]` whether a longer token may still match.

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from byteprob.covers import NONE, ROOT, Nodes, Path
-from byteprob.lemma import Follow
+from byteprob.lemma import Continuations
 from byteprob.numerics import add_exactly, logsumexp
+from byteprob.token_tree import NONE, ROOT, FrontierHistory, TokenTree
 from byteprob.tokenization.tables import Tables
 
 
@@ -38,13 +38,13 @@ class Weights(NamedTuple):
   grown: Float[Array, " n"]
 
 
-def weigh(
+def marginalize(
   tables: Tables,
-  nodes: Nodes,
-  path: Path,
+  nodes: TokenTree,
+  path: FrontierHistory,
   length: Int[Array, ""],
   offset: Int[Array, ""],
-  follow: Follow,
+  follow: Continuations,
   spelled: Float[Array, " N"],
 ) -> Weights:
   """Adds up the covers of every prefix of a text.
@@ -59,7 +59,7 @@ def weigh(
       not masked (`trust_model`), and each byte's probability is divided by
       what all next bytes get together; else they get 1.
     spelled: log-prob that rows give to all tokens that spell bytes, and to
-      the end (`lemma.Rows.total`); matters with `beyond` only.
+      the end (`lemma.TokenLogProbs.total`); matters with `beyond` only.
   """
 
   def weigh_now(node, state):

@@ -6,7 +6,7 @@ tokens first, then each split of the pre-tokenizer inside the pieces of the
 one before. Each level here is a nondeterministic automaton that reads the
 characters of one piece, told before each character whether this level cuts
 there; it guesses how the matching will go on and dies where it guessed wrong.
-`CutAutomaton` runs all levels side by side.
+`SplitNfa` runs all levels side by side.
 """
 
 import dataclasses
@@ -268,7 +268,7 @@ class AddedLevel:
     return True
 
 
-class CutAutomaton:
+class SplitNfa:
   """All levels side by side, made deterministic step by step.
 
   States are frozen sets of tuples, one state of each level. A cut belongs to
