@@ -90,7 +90,7 @@ class ByteModel(abc.ABC):
 
   @staticmethod
   def _parts(text, context, window, stride):
-    """What is scored, and the context of each."""
+    """Splits a text into parts to score, each with its context."""
     if window is None:
       if stride is not None:
         raise ValueError("stride is of a window: give window, too")
@@ -240,9 +240,10 @@ class ByteModel(abc.ABC):
     constraint: str | re.Pattern[str] | Constraint | None = None,
     **settings: Any,
   ) -> sampling.Sampler:
-    """What `sample` does, to be done step by step.
+    """Makes a `Sampler`, which draws as `sample` does, but step by step.
 
-    Its `step` goes on with all texts, its `samples` are the texts so far.
+    `Sampler.step` continues all texts. `Sampler.samples` returns the texts so
+    far.
     """
     contexts = arguments.texts(contexts)
     wanted = sampling.sampling_params(max_bytes, settings)

@@ -24,14 +24,14 @@ from byteprob.types import Model
 
 
 class Distributions(NamedTuple):
-  """What follows each of the `n + 1` prefixes of a text of `n` bytes.
+  """Distributions after each of the `n + 1` prefixes of a text of `n` bytes.
 
   Attributes:
     exact: `float32[n + 1, 257]` log-probs of the next byte; 256 is the end.
     prompted: the same of the first byte of the next token after the prefix's
-      own encoding, with nothing masked. It adds up to less than 1 by what
-      special tokens get; -inf all through where the prefix has no encoding,
-      since it stops inside a character.
+      own encoding, with nothing masked. It adds up to 1 minus the
+      probability of special tokens. -inf everywhere if the prefix has no
+      encoding, since it stops inside a character.
     leaked: `float32[n + 1]` probability, after that encoding, of tokens that
       spell bytes, and of the end, that the tokenizer cannot write there.
     unfinished: `float32[n + 1]` share of the prefix's covers, by probability,
@@ -50,11 +50,11 @@ class Distributions(NamedTuple):
 
 
 class Exact(NamedTuple):
-  """What follows prefixes of a text of `n` bytes, from one length on.
+  """Next-byte log-probs after the prefixes of a text of `n` bytes.
 
   Attributes:
-    next: `float32[m, 257]` log-probs of the next byte; 256 is the end. -inf
-      all through after what is impossible.
+    next: `float32[m, 257]` log-probs of the byte after each of the `m` longest
+      prefixes; 256 is the end. -inf everywhere after an impossible prefix.
     byte: `float32[n]` log-prob of each byte, given those before it.
   """
 
@@ -70,13 +70,13 @@ def exact(
   *,
   trust_model: bool = False,
 ) -> list[Exact]:
-  """What follows prefixes of texts, any number of them, in one pass each.
+  """Next-byte log-probs after prefixes of texts, each text in one pass.
 
   Args:
     model: the model.
     tables: the tokenizer, on the device.
-    queries: the texts.
-    first: length of the shortest prefix that is asked about, of each text.
+    queries: the texts, any number of them.
+    first: length of the shortest prefix to include, of each text.
     trust_model: see `lemma.rows`; then each row is normalized by itself.
 
   Raises:
@@ -134,8 +134,11 @@ def _weights(nodes, weights, node, prefix) -> np.ndarray:
 
 
 class _Found(NamedTuple):
-  """What is kept of all rows: of the live starts after each prefix, `[P, W]`,
-  and of each prefix's own encoding, `[P]`.
+  """Sums taken from the rows of logits so far.
+
+  For each live start after each prefix, `[P, W, ...]`: `following`, `longer`
+  and `unfinished`. For each prefix's own encoding, `[P, ...]`: `prompted` and
+  `leaked`.
   """
 
   following: jax.Array

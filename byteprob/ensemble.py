@@ -37,12 +37,12 @@ RULES: dict[Strategy, pooling.Rule] = {
 
 
 class Told(NamedTuple):
-  """What the members say along a text of `n` bytes.
+  """Next-byte log-probs of all `K` members along a text of `n` bytes.
 
   Attributes:
     rows: `float32[n + 1, K, 257]` log-probs of the byte after the context and
-      after each byte of the text; -inf all through once a member cannot spell
-      them.
+      after each byte of the text; -inf everywhere where a member cannot spell
+      the bytes so far.
     before: `float64[K]` log-prob of the context.
   """
 
@@ -189,10 +189,10 @@ class Ensemble(ByteModel):
     texts: Sequence[Text],
     contexts: Sequence[Text] | None = None,
   ) -> list[Told]:
-    """What the members say along texts, each in one pass.
+    """Next-byte log-probs of all members along texts, a pass per member.
 
-    `join` makes one distribution of it; an ensemble of the same members at the
-    same temperatures may do so too.
+    `join` combines them. So does `join` of another ensemble that has the same
+    members at the same temperatures.
 
     Raises:
       PromptError: no member can spell a context, a text or its context is

@@ -50,7 +50,7 @@ Masked = Callable[[Tables, MaskInputs], tuple[jax.Array, jax.Array]]
 
 
 class TokenLogProbs(NamedTuple):
-  """What each of `R` nodes says of the next token.
+  """Log-probs of the next token after each of `R` nodes, and their sums.
 
   Attributes:
     token: `float32[R, Y']` log-probs of the tokens in sorted order, padded to
@@ -59,8 +59,8 @@ class TokenLogProbs(NamedTuple):
       same way.
     group: `float32[R, K / BLOCK]` log of the sum of each `BLOCK` blocks.
     eos: `float32[R]` log-prob that the text ends here.
-    total: `float32[R]` log of the model's own probability of all that is
-      allowed: what masking has taken away is `1 - exp(total)`.
+    total: `float32[R]` log of the probability that the model, unmasked, gives
+      to all that is allowed: the mask takes away `1 - exp(total)`.
   """
 
   token: Float[Array, "R Y"]
@@ -182,7 +182,7 @@ def interval_logsumexp(
 
 
 def _edges(values, row, low, high):
-  """What sticks out of whole blocks on the left and right, and these blocks."""
+  """Splits intervals into edges, left and right, and whole blocks."""
   blocks = values.reshape(len(values), -1, BLOCK)
   first, stop = (low + BLOCK - 1) >> _SHIFT, high >> _SHIFT
   offset = jnp.arange(BLOCK)[None]
@@ -198,14 +198,15 @@ def _edges(values, row, low, high):
 
 
 class Continuations(NamedTuple):
-  """What `R` rows say of the text that follows their nodes.
+  """Log-probs that `R` rows give to the text that follows their nodes.
 
   Attributes:
     starts: `[r, d]` log-prob that the next token starts with the next `d + 1`
       bytes of the text.
-    exact: `[r, d, t]` that it is exactly these (the `t`-th token that is).
-    beyond: `[r, d]` that it starts with them and goes on; None where nobody
-      asked.
+    exact: `[r, d, t]` that it is the `t`-th of the tokens that spell exactly
+      these.
+    beyond: `[r, d]` that it starts with them and is longer; None without
+      the flag `beyond`.
   """
 
   starts: Float[Array, "R D"]
@@ -284,7 +285,7 @@ def next_bytes(
   *,
   fixed: bool = False,
 ) -> Float[Array, "W 257"]:
-  """What rows say of the byte after the bytes at a trie node.
+  """Log-probs of the next byte, after the bytes at a trie node.
 
   Args:
     tables: the tokenizer.

@@ -123,7 +123,7 @@ class ByteLM(ByteModel):
     return self._next(cuts, scores)
 
   def _next(self, cuts, scores) -> list[Float[np.ndarray, "257"]]:
-    """What follows texts that have been scored."""
+    """Next-byte log-probs after texts that have been scored."""
     # An empty text has no prefix space: its end is seen at the root.
     bare = [k for k, cut in enumerate(cuts) if cut.prefixed and cut.empty]
     found = [one.next for one in scores]
@@ -651,7 +651,7 @@ def _own_bytes(cut: _PreparedPrompt, scored: Scored) -> np.ndarray:
 
 
 def _start_ids(tables: Tables) -> tuple[int, ...]:
-  """What comes before a text: a model needs something to begin with."""
+  """Token ids that are put before a text: a model needs at least one."""
   if tables.info.start_ids:
     return tables.info.start_ids
   special = dict(tables.info.special)

@@ -18,17 +18,18 @@ from byteprob.tokenization.tables import Tables
 
 
 class Weights(NamedTuple):
-  """What reading a text gives.
+  """Weights of a text's nodes, and log-probs of its bytes.
 
   Attributes:
     byte: `float32[n]` log-prob of each byte given those before it.
     node: `float32[N]` log of each node's probability over that of the text
       that it spells.
-    front: `float32[W]` the same for the last live starts, over that of the
-      whole text.
+    front: `float32[W]` log of each last live start's probability over that of
+      the whole text.
     total: `float32[]` log-prob of the text.
-    grown: `float32[n]` log of all covers of the text with each byte over those
-      of the text before it: `byte`, but with `beyond`.
+    grown: `float32[n]` log of the probability of all covers up to each byte
+      over that of the covers up to the byte before. It equals `byte`, except
+      with `Continuations.beyond`.
   """
 
   byte: Float[Array, " n"]

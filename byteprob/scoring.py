@@ -39,21 +39,22 @@ MAX_LOGITS = 2**26
 
 
 class Score(NamedTuple):
-  """What scoring says of a text of `n` bytes with `N` nodes.
+  """Results of scoring one text of `n` bytes with `N` nodes.
 
   Attributes:
     byte: `float32[n]` log-prob of each byte given those before it.
     next: `float32[257]` log-probs of the byte after the text, and of its end.
-    total: log-prob of all covers of the text; it is the sum of `byte`, but
-      with `trust_model`, where each byte is normalized and the covers not.
+    total: log-prob of all covers of the text. It is the sum of `byte`, except
+      with `trust_model`, which normalizes each byte but not the covers.
     nodes: the nodes.
     node_weight: `float32[N]` log of each node's probability over that of the
       bytes that it spells.
-    allowed: `float32[N]` log of the probability that the model itself gives
-      to what is allowed after each node.
+    allowed: `float32[N]` log of the probability that the model, unmasked,
+      gives to the tokens (and the end) allowed after each node.
     front: node and trie node of the live starts at the text's end, and their
       weights over the whole text's.
-    front_rows: `float32[W, Y]` log-probs of the tokens there, if asked for.
+    front_rows: `float32[W, Y]` log-probs of the tokens after them; None
+      without the flag `keep_rows`.
   """
 
   byte: np.ndarray
@@ -337,14 +338,14 @@ _read = jax.jit(token_tree.read, static_argnames=("capacity",))
 
 
 class Sums(NamedTuple):
-  """What is kept of all rows `[B, N', ...]`, and of the text's end.
+  """Sums taken from all rows, `[B, N', ...]`, and from the text's end.
 
   Attributes:
     follow: see `lemma.Continuations`.
     allowed: `[B, N']` see `Score`.
-    ending: `[B, W, 257]` from `lemma.next_bytes`, of the live starts that are
-      asked about.
-    front_rows: their rows, `[B, W, ...]`, or None.
+    ending: `[B, W, 257]` from `lemma.next_bytes`, for the live starts of
+      `Run.asked`.
+    front_rows: their rows, `[B, W, ...]`; None if not kept.
   """
 
   follow: lemma.Continuations | None

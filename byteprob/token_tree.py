@@ -54,13 +54,13 @@ class Capacity:
 
 
 class MaskInputs(NamedTuple):
-  """What decides on what may follow nodes, `[R, ...]` each.
+  """Arguments of the token mask of `R` nodes, `[R, ...]` each.
 
   Attributes:
     last: last token (in sorted order), -1 at the root.
-    states: states of the automaton, -1 after them.
+    states: states of the automaton, padded with -1.
     forms: states of the normalization form's laws, if it has one.
-    law: what the rule's mask needs beside (`rules`' `by_node`).
+    law: the rule's own argument of its `mask`, from its `by_node`.
   """
 
   last: Int[Array, " R"]
@@ -245,12 +245,12 @@ def standing(
   path: "FrontierHistory",
   own: Int[Array, " R"],
 ) -> MaskInputs:
-  """What decides on what may follow nodes of a text.
+  """Arguments of the token mask of nodes of a text.
 
   Args:
     tables: the tokenizer.
     nodes, path: the text's, from `read`.
-    own: the nodes in question.
+    own: numbers of the `R` nodes.
   """
   at = jnp.maximum(nodes.end[own] - 1, 0)
   return MaskInputs(

@@ -83,11 +83,12 @@ class Reader:
 
 
 class Drawn(NamedTuple):
-  """What a text has become, on the host.
+  """Results of drawing one text, on the host.
 
   Attributes:
     text: bytes drawn.
-    logprob: `float32[n]` of each, and of the end; see `State.logprob`.
+    logprob: `float32[n]` log-prob of each, and of the end; see
+      `State.logprob`.
     status: see `generate`.
     calls: model calls.
     slots: most cache slots in use, of all members together.

@@ -45,16 +45,16 @@ class NodeLog(NamedTuple):
 
 
 class Chunk(NamedTuple):
-  """What reading a chunk's bytes gives, `[B, C, W]` by byte and entry.
+  """Results of reading a chunk's bytes, `[B, C, W]` by byte and entry.
 
   Attributes:
     frontier: the entries after the last byte.
-    row: `int32[B, W]` the row that tells of each, -1 for none.
+    row: `int32[B, W]` row number of each of them, -1 for none.
     log: the nodes without a row.
-    trie_node: each entry's after each byte, -1 where it is gone.
-    rows: the row that tells of it.
-    parent: `int32` of entries that are born at the byte the parent's row; -1
-      for the others.
+    trie_node: `int32` of each entry after each byte, -1 where it is gone.
+    rows: `int32` row number of each entry after each byte.
+    parent: `int32` row number of the parent, for entries that are born at the
+      byte; -1 for the others.
     taken: `int32[B]` bytes read.
     overflow: `bool[B]` the frontier is too small for the next byte.
   """

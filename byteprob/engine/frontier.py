@@ -100,7 +100,7 @@ def init_frontier(
 
 
 def mask_inputs(frontier: Frontier) -> MaskInputs:
-  """What decides on the tokens that may follow each entry."""
+  """Arguments of the token mask of each entry."""
   return MaskInputs(
     last=frontier.token,
     states=frontier.states,
@@ -221,7 +221,7 @@ def _candidates(tables, first, trie_node):
 
 
 def _rule_state(tables, frontier):
-  """What the rule's mask needs of nodes that have just been born."""
+  """The rule's own argument of its mask, for nodes that were just born."""
   count = len(frontier.node)
   each = jnp.arange(count, dtype=jnp.int32)
   shape = (count, count)

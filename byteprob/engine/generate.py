@@ -68,11 +68,11 @@ for the others."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-  """What the loop is compiled for.
+  """Static arguments of the compiled loop.
 
   Attributes:
     members: the models.
-    pool: how members become one; None for one alone.
+    pool: how the members are combined; None for one alone.
     key_impl: kind of the random keys (`jax.random.key_impl`).
   """
 

@@ -36,16 +36,17 @@ MAX_TEXTS = 64
 
 
 class Scored(NamedTuple):
-  """What scoring says of a text.
+  """Results of scoring the last `n` bytes of one text.
 
   Attributes:
-    byte: `float32[n]` log-prob of each byte that was asked about, given those
-      before it.
+    byte: `float32[n]` log-prob of each scored byte, given those before it.
     next: `float32[257]` log-probs of the byte after the text; normalized. None
-      unless it was asked for.
-    before: log-prob of the context's bytes; 0 unless it is asked for.
-    along: `float32[n + 1, 257]` the same before each byte that was asked
-      about, and after the last; None unless it was asked for.
+      without the flag `following`.
+    before: log-prob of the bytes before the scored ones; 0 without the flag
+      `before`.
+    along: `float32[n + 1, 257]` log-probs of the next byte before each scored
+      byte, and after the last; normalized. None without the flag
+      `along`.
   """
 
   byte: Float[np.ndarray, " n"]

@@ -13,11 +13,11 @@ from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import LongestMatchTables, Tables
 
 LOCAL = True
-"""What may follow a node is decided by its own path alone."""
+"""The tokens that may follow a node depend on its own path alone."""
 
 
 def begin(tables: Tables, nodes: int, states: int) -> Int[Array, "N H"]:
-  """What the law keeps of each node: the oldest pending match of each state."""
+  """Initial `law` of each node: no pending match (-1) in any state."""
   del tables
   return jnp.full((nodes, states), NONE, jnp.int32)
 
@@ -68,7 +68,7 @@ def follow(
 def by_node(
   tables: Tables, nodes, node, place, own: Int[Array, " R"]
 ) -> Int[Array, "R H"]:
-  """What `mask` needs beside a node's last token and states."""
+  """The rule's own argument of `mask`: the nodes' pending matches."""
   del tables, node, place
   return nodes.law[own]
 

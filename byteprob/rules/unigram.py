@@ -54,11 +54,11 @@ def _carry(high, low):
 
 
 class ViterbiState(NamedTuple):
-  """What the law keeps of each state of each node, `int32[N, H]` each.
+  """The rule's `law` of each state of each node, `int32[N, H]` each.
 
   Attributes:
-    anchor: the node that the piece began after.
-    high, low: the sum of the scores since then.
+    anchor: the node after which the piece began.
+    high, low: the sum of the scores since then, as in `Sum`.
   """
 
   anchor: Int[Array, "N H"]
@@ -80,7 +80,7 @@ class Rivals(NamedTuple):
 
 
 def begin(tables: Tables, nodes: int, states: int) -> ViterbiState:
-  """What the law keeps of each node: the root is an anchor."""
+  """Initial `law` of each node: the root is the anchor, all sums are 0."""
   del tables
   zero = jnp.zeros((nodes, states), jnp.int32)
   return ViterbiState(anchor=zero, high=zero, low=zero)

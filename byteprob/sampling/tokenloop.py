@@ -39,7 +39,7 @@ _SPACE = 0x20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-  """What the loop is compiled for.
+  """Static arguments of the compiled loop.
 
   Attributes:
     slots: `S`; a row's slot is its position.

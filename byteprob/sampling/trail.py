@@ -61,7 +61,7 @@ Trail = Stands | Read
 
 
 def standing(tables: Tables, trail: Trail) -> token_tree.MaskInputs:
-  """What decides on what may follow each text's node, `[B, ...]`."""
+  """Arguments of the token mask of each text's node, `[B, ...]`."""
   if isinstance(trail, Stands):
     every = jnp.arange(len(trail.token), dtype=jnp.int32)
     law = rules.of(tables).by_node(tables, trail, None, None, every)

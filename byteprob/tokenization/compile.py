@@ -230,7 +230,7 @@ def _forms(spec, possible, added) -> list[automaton.TokenAutomaton]:
 
 
 def _symbols(spec, label, id_) -> np.ndarray | None:
-  """What a token makes the machine read."""
+  """Symbols that the machine reads for a token; None if it cannot read it."""
   token = spec.tokens[id_]
   if token is None:
     (byte,) = (b for b, other in spec.fallback.items() if other == id_)

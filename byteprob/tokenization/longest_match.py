@@ -84,7 +84,7 @@ class _Longest:
     return self.sure(self._own.get(left, frozenset()), right)
 
   def contexts(self, left: int) -> list[frozenset[bytes]]:
-    """What the matches bar that can be pending after a token."""
+    """Texts that pending matches bar after a token, a set for each case."""
     key = self._spelled[left], self._type.get(left, 0)
     return list(self._contexts.get(key, {frozenset()}))
 
@@ -209,9 +209,9 @@ class _Pending:
     return self._words[self._nodes.low[node]][: self._nodes.depth[node]]
 
   def _starts(self, code: int) -> Iterator[tuple[bytes, int]]:
-    """What its tokens leave of a match, and the type of the next one.
+    """Yields the rest of a match before each of its tokens, with their types.
 
-    The last is empty if they fill it.
+    The last rest is empty if the tokens fill the match.
     """
     rest, type_ = self._text(code), code % 2
     while rest:
@@ -242,7 +242,7 @@ class _Pending:
     return node is not None and bool(self._ends[node, type_])
 
   def bars(self, code: int) -> set[bytes]:
-    """What must not follow a match, for itself: it would become longer."""
+    """Texts that a match itself bars after it: they would make it longer."""
     nodes, node = self._nodes, code // 2
     own = self._of_type[code % 2][nodes.low[node] : nodes.high[node]]
     return {

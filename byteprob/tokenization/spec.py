@@ -23,7 +23,7 @@ CONFIGS = ("generation_config.json", "config.json", "tokenizer_config.json")
 """The files beside a tokenizer.json that name its end tokens."""
 
 SPACE = "▁"
-"""What stands for a space inside SentencePiece-like tokenizers (U+2581)."""
+"""Character for a space inside SentencePiece-like tokenizers (U+2581)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

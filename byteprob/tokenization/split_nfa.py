@@ -90,7 +90,7 @@ class SplitLevel:
     return not is_match or self._matched(threads, None)
 
   def _turns(self, state, cut, char):
-    """What may be under way when the next character is read."""
+    """Yields the possible states just before the next character is read."""
     if state is None:
       if not cut:
         yield from self._opened(frozenset())

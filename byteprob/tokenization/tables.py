@@ -19,7 +19,7 @@ LIMB = 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Info:
-  """What the host must know to prepare a text.
+  """Properties of a tokenizer that the host needs to prepare a text.
 
   Attributes:
     key: digest of everything that the tables were compiled from.
@@ -53,7 +53,7 @@ class Info:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BpeTables:
-  """What may stand next to what inside a piece; see `bpe.Runs`.
+  """Tokens that BPE forbids after a token inside a piece; see `bpe.Runs`.
 
   `Y` tokens in sorted order, `R` runs, `G` segments, `F` spine symbols.
 
