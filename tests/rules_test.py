@@ -5,12 +5,12 @@ import json
 import random
 
 import benches
-import covers_test
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
+import token_tree_test
 import tokenizers
 import tokenizers_zoo as zoo
 from tokenizers import AddedToken, pre_tokenizers
@@ -29,8 +29,8 @@ def check(entry: zoo.Entry, seed: int) -> None:
   one = benches.bench_of(entry, seed)
   texts = sorted(one.texts(), key=len)[-24:]
   token_id = np.asarray(one.padded.token_id)
-  nodes, front, masks = covers_test.read(
-    one.padded, covers_test.CAPACITY, *covers_test.spread(one, texts)
+  nodes, front, masks = token_tree_test.read(
+    one.padded, token_tree_test.CAPACITY, *token_tree_test.spread(one, texts)
   )
   assert not front.overflow.any()
   nodes, (allowed, may_end) = jax.device_get((nodes, masks))

@@ -214,9 +214,9 @@ class Schedule(NamedTuple):
 
   Attributes:
     needed: `bool[B, N]`.
-    leads: `bool[B, N]` those of them that the chunk's last byte needs: they
-      lead to an entry after it, or are one and some of their next token has
-      been read.
+    leads: `bool[B, N]` those of them that lead to an entry after the chunk;
+      and, if its last byte is scored, entries that have read a part of their
+      next token.
     slot: `int32[B, N]` slot of each, `S` for none.
     attends: `uint32[B, N, S / 32]` slots of its ancestors, and its own if it
       is needed.
@@ -236,6 +236,7 @@ def assign_slots(
   chunk: Chunk,
   every: Bool[Array, " B"],
   last: Bool[Array, " B"],
+  scored: Bool[Array, ""],
 ) -> Schedule:
   """Chooses the nodes that the model has to see, and gives them slots.
 
@@ -246,6 +247,7 @@ def assign_slots(
     every: texts whose nodes are all needed: each byte's log-prob is wanted.
       Else those will do that lead to an entry after the chunk.
     last: texts whose last entries are needed, too.
+    scored: whether the last byte's log-prob is wanted.
   """
   batch, count = chunk.log.node.shape
   width = config.max_frontier
@@ -269,6 +271,7 @@ def assign_slots(
   # The last byte's probability needs all of these, but for the youngest.
   begun = jnp.where(chunk.frontier.trie_node > frontiers.ROOT, own, count)
   ends = leads.at[each, begun].set(True, mode="drop")
+  leads = jnp.where(scored, ends, leads)
   needed = leads | (alive & last[:, None]) | every[:, None]
   needed &= there
 
@@ -307,7 +310,7 @@ def assign_slots(
   )
   return Schedule(
     needed=needed,
-    leads=ends & there,
+    leads=leads & there,
     slot=slot,
     attends=attends,
     full=full,

@@ -165,8 +165,16 @@ def _read_chunk(config, tables, params, member, text, length, need, eps, found):
   chunk = grow_chunk(config, tables, member, text, found.taken, length)
   taken = found.taken + chunk.taken
   last = taken >= length
-  every = jnp.broadcast_to(need == ALL, (batch,))
-  plan = assign_slots(config, member, chunk, every, last & (need >= ENTRIES))
+  scored = need == ALL
+  every = scored if config.differentiable else scored & (eps < 1)
+  plan = assign_slots(
+    config,
+    member,
+    chunk,
+    jnp.broadcast_to(every, (batch,)),
+    last & (need >= ENTRIES),
+    scored,
+  )
   position = member.offset[:, None] + chunk.log.depth
   late = ((position >= config.context_length) & plan.needed).any(1)
   # Without room for the next byte, what fits is read all the same.

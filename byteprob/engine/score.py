@@ -28,9 +28,6 @@ from byteprob.plan import distinct
 MAX_LOGITS = 2**26
 """Logits of one model call, for all texts."""
 
-_PRUNED_ROWS, _PRUNED_NODES = 64, 512
-"""Rows of a model call, and nodes of a chunk, where some are left out."""
-
 MAX_TEXTS = 64
 """Texts side by side."""
 
@@ -114,6 +111,15 @@ def _rows(longest: int) -> int:
   return 32 if longest <= 64 else 128
 
 
+def _sizes(longest: int, eps: float) -> tuple[int, int]:
+  """Rows of a model call, and nodes of a chunk, for texts of a length."""
+  rows = _rows(longest)
+  if eps == 0 or longest <= 64:
+    return rows, rows
+  # A chunk takes one or two turns: long ones have few rows that are padding.
+  return (96, 512) if longest <= 512 else (128, 1024)
+
+
 def _score(reader, counted, *, along, context, following, eps) -> list[Scored]:
   queries = reader.queries
   texts = [
@@ -124,11 +130,10 @@ def _score(reader, counted, *, along, context, following, eps) -> list[Scored]:
   ]
   longest = max(len(query.text) for query in queries)
   prefix = max(len(query.prefix) for query in queries)
-  rows = nodes = _rows(longest)
-  if eps and longest > rows:
-    # Two turns a chunk: long chunks have few rows that are padding.
-    rows, nodes = _PRUNED_ROWS, _PRUNED_NODES
-  capacity = 1 << (prefix + longest // 3 + nodes + 31).bit_length()
+  rows, nodes = _sizes(longest, eps)
+  # Slots of a chunk's nodes that do not lead on are free after it.
+  more = nodes if eps < 1 else rows
+  capacity = 1 << (prefix + longest // 3 + more + 31).bit_length()
   size = EngineConfig.of(
     reader.model,
     reader.tables,
