@@ -210,11 +210,11 @@ def keys(key: Any, count: int) -> jax.Array:
 
 
 def constraint(value: Any) -> Constraint | None:
-  """What drawn texts must match, as an automaton; None if anything goes.
+  """Compiles a user's constraint to an automaton; None allows all texts.
 
   Args:
-    value: None, a regular expression (a str, or what `re.compile` makes of one
-      without flags), or a `Constraint`.
+    value: None, a regular expression (a str, or the result of `re.compile` on
+      a str without flags), or a `Constraint`.
 
   Raises:
     ConstraintError: it is none of these; or see `constraints.compile_regex`.
@@ -329,7 +329,7 @@ def share(value: Any, name: str) -> float:
 
 
 def _no_setting(name: str, names: Sequence[str]) -> str:
-  """What to say of a setting that there is not."""
+  """Error message for an unknown setting; suggests the nearest name."""
   near = difflib.get_close_matches(name.lower(), names, 1, 0.5)
   guess = f"; did you mean {near[0]!r}?" if near else "."
   listed = ", ".join(names)
@@ -487,7 +487,7 @@ def _number(value: Any) -> float | None:
 
 
 def _what(value: Any) -> str:
-  """What a value is, in a few words."""
+  """Short description of a value, for error messages."""
   value = _plain(value)
   if isinstance(value, int) and abs(value) >= 2**64:
     return "so large a number"  # Python may refuse to write it

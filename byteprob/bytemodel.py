@@ -90,7 +90,7 @@ class ByteModel(abc.ABC):
 
   @staticmethod
   def _parts(text, context, window, stride):
-    """What is scored, and the context of each."""
+    """Splits a text into parts to score, each with its context."""
     if window is None:
       if stride is not None:
         raise ValueError("stride is of a window: give window, too")
@@ -168,7 +168,7 @@ class ByteModel(abc.ABC):
   ) -> list[Float[np.ndarray, "m 257"]]:
     """`next_byte_logprobs_along` of many texts, side by side."""
 
-  @arguments.named(sampling.Settings)
+  @arguments.named(sampling.SamplingParams)
   def sample(
     self,
     contexts: Sequence[Context],
@@ -194,7 +194,7 @@ class ByteModel(abc.ABC):
       min_p: only bytes with at least this share of the largest probability.
       greedy: always the most probable byte.
       stop: a string, or several, after which a text stops; it stays in it.
-      eps, exact: see `sampling.Settings`.
+      eps, exact: see `sampling.SamplingParams`.
 
     Raises:
       PromptError: a context cannot be expressed in the model's tokens, or is
@@ -204,7 +204,7 @@ class ByteModel(abc.ABC):
     """
     contexts = arguments.texts(contexts)
     if not contexts:
-      sampling.settings_of(max_bytes, settings)
+      sampling.sampling_params(max_bytes, settings)
       return []
     sampler = self.sampler(
       contexts, key, max_bytes, constraint=constraint, **settings
@@ -212,7 +212,7 @@ class ByteModel(abc.ABC):
     sampler.step()
     return sampler.samples()
 
-  @arguments.named(sampling.Settings)
+  @arguments.named(sampling.SamplingParams)
   def stream(
     self,
     context: Context,
@@ -230,7 +230,7 @@ class ByteModel(abc.ABC):
       self.sampler([context], key, max_bytes, constraint=constraint, **settings)
     )
 
-  @arguments.named(sampling.Settings)
+  @arguments.named(sampling.SamplingParams)
   def sampler(
     self,
     contexts: Sequence[Context],
@@ -240,12 +240,13 @@ class ByteModel(abc.ABC):
     constraint: str | re.Pattern[str] | Constraint | None = None,
     **settings: Any,
   ) -> sampling.Sampler:
-    """What `sample` does, to be done step by step.
+    """Makes a `Sampler`, which draws as `sample` does, but step by step.
 
-    Its `step` goes on with all texts, its `samples` are the texts so far.
+    `Sampler.step` continues all texts. `Sampler.samples` returns the texts so
+    far.
     """
     contexts = arguments.texts(contexts)
-    wanted = sampling.settings_of(max_bytes, settings)
+    wanted = sampling.sampling_params(max_bytes, settings)
     allowed = arguments.constraint(constraint)
     keys = arguments.keys(key, len(contexts))
     batch = self._batch(contexts, keys=keys, more=wanted.max_bytes)

@@ -166,7 +166,7 @@ def _refuse(pattern: str, inner: str) -> None:
 
 
 def _automaton(pattern: str, inner: str):
-  """What `regexdfa` makes of a pattern, as arrays."""
+  """Compiles a pattern with `regexdfa`; returns the automaton as arrays."""
   program = pathlib.Path(__file__).with_name("regexdfa.py")
   # -P: the folder of the program, ours, is no place to import from.
   command = [sys.executable, "-P", str(program), str(MAX_STATES)]
@@ -213,7 +213,7 @@ def _too_large(pattern: str, how: str) -> ConstraintError:
 
 
 def _reason(pattern: str, words: str) -> str:
-  """What is wrong with a pattern; the library does not say much."""
+  """Error message for a broken pattern; the library's own says little."""
   if "incompatible" in words:
     return (
       f"The pattern {pattern!r} has a part that matches nothing, such as an"

@@ -16,22 +16,22 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from byteprob import lemma, scoring
-from byteprob.covers import ROOT
-from byteprob.plan import Chunk, Query, fronts, take
+from byteprob.plan import PrefillChunk, ScoringQuery, fronts, take
 from byteprob.rules.common import NONE
+from byteprob.token_tree import ROOT
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
 
 
 class Distributions(NamedTuple):
-  """What follows each of the `n + 1` prefixes of a text of `n` bytes.
+  """Distributions after each of the `n + 1` prefixes of a text of `n` bytes.
 
   Attributes:
     exact: `float32[n + 1, 257]` log-probs of the next byte; 256 is the end.
     prompted: the same of the first byte of the next token after the prefix's
-      own encoding, with nothing masked. It adds up to less than 1 by what
-      special tokens get; -inf all through where the prefix has no encoding,
-      since it stops inside a character.
+      own encoding, with nothing masked. It adds up to 1 minus the
+      probability of special tokens. -inf everywhere if the prefix has no
+      encoding, since it stops inside a character.
     leaked: `float32[n + 1]` probability, after that encoding, of tokens that
       spell bytes, and of the end, that the tokenizer cannot write there.
     unfinished: `float32[n + 1]` share of the prefix's covers, by probability,
@@ -50,11 +50,11 @@ class Distributions(NamedTuple):
 
 
 class Exact(NamedTuple):
-  """What follows prefixes of a text of `n` bytes, from one length on.
+  """Next-byte log-probs after the prefixes of a text of `n` bytes.
 
   Attributes:
-    next: `float32[m, 257]` log-probs of the next byte; 256 is the end. -inf
-      all through after what is impossible.
+    next: `float32[m, 257]` log-probs of the byte after each of the `m` longest
+      prefixes; 256 is the end. -inf everywhere after an impossible prefix.
     byte: `float32[n]` log-prob of each byte, given those before it.
   """
 
@@ -65,18 +65,18 @@ class Exact(NamedTuple):
 def exact(
   model: Model,
   tables: Tables,
-  queries: Sequence[Query],
+  queries: Sequence[ScoringQuery],
   first: Sequence[int],
   *,
   trust_model: bool = False,
 ) -> list[Exact]:
-  """What follows prefixes of texts, any number of them, in one pass each.
+  """Next-byte log-probs after prefixes of texts, each text in one pass.
 
   Args:
     model: the model.
     tables: the tokenizer, on the device.
-    queries: the texts.
-    first: length of the shortest prefix that is asked about, of each text.
+    queries: the texts, any number of them.
+    first: length of the shortest prefix to include, of each text.
     trust_model: see `lemma.rows`; then each row is normalized by itself.
 
   Raises:
@@ -134,8 +134,11 @@ def _weights(nodes, weights, node, prefix) -> np.ndarray:
 
 
 class _Found(NamedTuple):
-  """What is kept of all rows: of the live starts after each prefix, `[P, W]`,
-  and of each prefix's own encoding, `[P]`.
+  """Sums taken from the rows of logits so far.
+
+  For each live start after each prefix, `[P, W, ...]`: `following`, `longer`
+  and `unfinished`. For each prefix's own encoding, `[P, ...]`: `prompted` and
+  `leaked`.
   """
 
   following: jax.Array
@@ -145,7 +148,7 @@ class _Found(NamedTuple):
   leaked: jax.Array
 
 
-def read(model: Model, tables: Tables, query: Query) -> Distributions:
+def read(model: Model, tables: Tables, query: ScoringQuery) -> Distributions:
   """The distributions after every prefix of a text.
 
   Args:
@@ -238,7 +241,9 @@ def _nothing(prefixes: int, width: int) -> _Found:
 @functools.partial(
   jax.jit, static_argnums=0, donate_argnames=("cache", "found")
 )
-def _call(extend, tables, params, cache, found, chunk: Chunk, row, own, place):
+def _call(
+  extend, tables, params, cache, found, chunk: PrefillChunk, row, own, place
+):
   """One model call, and what every prefix needs of its rows.
 
   Args:
@@ -265,8 +270,8 @@ def _call(extend, tables, params, cache, found, chunk: Chunk, row, own, place):
   following = lemma.next_bytes(tables, exact, flat_row, flat_place)
   low = tables.low[flat_place] + tables.equal[flat_place]
   high = jnp.where(flat_row == NONE, low, tables.high[flat_place])
-  longer = lemma.mass(exact, flat_row, low, high)
-  unfinished = lemma.mass(open_, flat_row, low, high)
+  longer = lemma.interval_logsumexp(exact, flat_row, low, high)
+  unfinished = lemma.interval_logsumexp(open_, flat_row, low, high)
   unfinished -= exact.total[flat_row]
   prompted = lemma.next_bytes(tables, free, own, jnp.zeros_like(own))
   leaked = jnp.where(own == NONE, -jnp.inf, barred.total[own])

@@ -20,7 +20,7 @@ from byteprob.bytemodel import ByteModel
 from byteprob.engine import batch as engine
 from byteprob.errors import PromptError
 from byteprob.lm import ByteLM
-from byteprob.plan import bucket
+from byteprob.plan import round_up_to_bucket
 from byteprob.pooling import Pool
 from byteprob.prompt import Text
 
@@ -37,12 +37,12 @@ RULES: dict[Strategy, pooling.Rule] = {
 
 
 class Told(NamedTuple):
-  """What the members say along a text of `n` bytes.
+  """Next-byte log-probs of all `K` members along a text of `n` bytes.
 
   Attributes:
     rows: `float32[n + 1, K, 257]` log-probs of the byte after the context and
-      after each byte of the text; -inf all through once a member cannot spell
-      them.
+      after each byte of the text; -inf everywhere where a member cannot spell
+      the bytes so far.
     before: `float64[K]` log-prob of the context.
   """
 
@@ -189,10 +189,10 @@ class Ensemble(ByteModel):
     texts: Sequence[Text],
     contexts: Sequence[Text] | None = None,
   ) -> list[Told]:
-    """What the members say along texts, each in one pass.
+    """Next-byte log-probs of all members along texts, a pass per member.
 
-    `join` makes one distribution of it; an ensemble of the same members at the
-    same temperatures may do so too.
+    `join` combines them. So does `join` of another ensemble that has the same
+    members at the same temperatures.
 
     Raises:
       PromptError: no member can spell a context, a text or its context is
@@ -277,7 +277,7 @@ class Ensemble(ByteModel):
       text: the text.
     """
     data = np.frombuffer(_bytes(text), np.uint8)
-    size = bucket(len(data) + 1)
+    size = round_up_to_bucket(len(data) + 1)
     rows = np.full((size, *told.rows.shape[1:]), -np.inf, np.float32)
     rows[: len(told.rows)] = told.rows
     byte = np.zeros(size - 1, np.int32)
@@ -355,7 +355,7 @@ class Ensemble(ByteModel):
 def _join(pool: Pool, rows, share, byte):
   """Pooled rows `[m, 257]` along a text; the rows are at their temperatures."""
   share = pooling.shares(pool, share[None], rows[None, :-1], byte[None])[0]
-  return pooling.pooled(pool, rows, share)
+  return pooling.combine(pool, rows, share)
 
 
 def _bytes(text: Any) -> bytes:

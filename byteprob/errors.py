@@ -2,7 +2,7 @@
 
 
 class ByteprobError(ValueError):
-  """What a user can mend: the message says what is wrong and what to do."""
+  """Error that users can fix; the message says what is wrong and what to do."""
 
 
 class UnsupportedTokenizerError(ByteprobError):

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from byteprob import rules
-from byteprob.covers import Standing, child
 from byteprob.numerics import logaddexp, logsumexp
 from byteprob.rules.common import NONE, in_form, owner_of
+from byteprob.token_tree import MaskInputs, child
 from byteprob.tokenization.tables import Tables
 
 _SHIFT = 6
@@ -45,12 +45,12 @@ _BLOCK_ROWS = 128
 """Rows that are treated at a time where all bytes are looked at."""
 
 
-Masked = Callable[[Tables, Standing], tuple[jax.Array, jax.Array]]
+Masked = Callable[[Tables, MaskInputs], tuple[jax.Array, jax.Array]]
 """Of nodes: tokens `bool[R, Y]` that are kept, and whether the end is."""
 
 
-class Rows(NamedTuple):
-  """What each of `R` nodes says of the next token.
+class TokenLogProbs(NamedTuple):
+  """Log-probs of the next token after each of `R` nodes, and their sums.
 
   Attributes:
     token: `float32[R, Y']` log-probs of the tokens in sorted order, padded to
@@ -59,8 +59,8 @@ class Rows(NamedTuple):
       same way.
     group: `float32[R, K / BLOCK]` log of the sum of each `BLOCK` blocks.
     eos: `float32[R]` log-prob that the text ends here.
-    total: `float32[R]` log of the model's own probability of all that is
-      allowed: what masking has taken away is `1 - exp(total)`.
+    total: `float32[R]` log of the probability that the model, unmasked, gives
+      to all that is allowed: the mask takes away `1 - exp(total)`.
   """
 
   token: Float[Array, "R Y"]
@@ -73,11 +73,11 @@ class Rows(NamedTuple):
 def rows(
   tables: Tables,
   logits: Float[Array, "R V"],
-  standing: Standing,
+  standing: MaskInputs,
   *,
   trust_model: bool = False,
   masked: Masked | None = None,
-) -> Rows:
+) -> TokenLogProbs:
   """Log-probs of the tokens that may follow each node, renormalized.
 
   Args:
@@ -128,7 +128,7 @@ def _rows(tables, logits, standing, *, trust_model, masked):
   eos = jnp.where(may_end, eos, -jnp.inf)
   total = logaddexp(logsumexp(group, 1), eos)
   norm = everything if trust_model or masked else total
-  return Rows(
+  return TokenLogProbs(
     token=token - norm[:, None],
     block=block - norm[:, None],
     group=group - norm[:, None],
@@ -138,23 +138,23 @@ def _rows(tables, logits, standing, *, trust_model, masked):
 
 
 def _sums(token):
-  """`Rows.block` and `Rows.group`."""
+  """`TokenLogProbs.block` and `TokenLogProbs.group`."""
   block = logsumexp(token.reshape(len(token), -1, BLOCK), 2)
   rest = -block.shape[1] % BLOCK
   block = jnp.pad(block, ((0, 0), (0, rest)), constant_values=-jnp.inf)
   return block, logsumexp(block.reshape(len(token), -1, BLOCK), 2)
 
 
-def no_rows(tables: Tables, *shape: int) -> Rows:
+def no_rows(tables: Tables, *shape: int) -> TokenLogProbs:
   """Rows that give nothing to anything, in an array of that shape."""
   blocks = -(-len(tables.token_id) // BLOCK)
   groups = -(-blocks // BLOCK)
   sizes = (blocks * BLOCK,), (groups * BLOCK,), (groups,), (), ()
-  return Rows(*(jnp.full((*shape, *size), -jnp.inf) for size in sizes))
+  return TokenLogProbs(*(jnp.full((*shape, *size), -jnp.inf) for size in sizes))
 
 
 def mask(
-  tables: Tables, standing: Standing
+  tables: Tables, standing: MaskInputs
 ) -> tuple[Bool[Array, "R Y"], Bool[Array, " R"]]:
   """Which tokens may follow each node, and whether the text may end there."""
   last, states, forms, law = standing
@@ -164,8 +164,8 @@ def mask(
   return allowed, ((states != NONE) & tables.ends[states]).any(1)
 
 
-def mass(
-  rows: Rows,
+def interval_logsumexp(
+  rows: TokenLogProbs,
   row: Int[Array, " P"],
   low: Int[Array, " P"],
   high: Int[Array, " P"],
@@ -182,7 +182,7 @@ def mass(
 
 
 def _edges(values, row, low, high):
-  """What sticks out of whole blocks on the left and right, and these blocks."""
+  """Splits intervals into edges, left and right, and whole blocks."""
   blocks = values.reshape(len(values), -1, BLOCK)
   first, stop = (low + BLOCK - 1) >> _SHIFT, high >> _SHIFT
   offset = jnp.arange(BLOCK)[None]
@@ -197,15 +197,16 @@ def _edges(values, row, low, high):
   return [left, right], first, jnp.maximum(first, stop)
 
 
-class Follow(NamedTuple):
-  """What `R` rows say of the text that follows their nodes.
+class Continuations(NamedTuple):
+  """Log-probs that `R` rows give to the text that follows their nodes.
 
   Attributes:
     starts: `[r, d]` log-prob that the next token starts with the next `d + 1`
       bytes of the text.
-    exact: `[r, d, t]` that it is exactly these (the `t`-th token that is).
-    beyond: `[r, d]` that it starts with them and goes on; None where nobody
-      asked.
+    exact: `[r, d, t]` that it is the `t`-th of the tokens that spell exactly
+      these.
+    beyond: `[r, d]` that it starts with them and is longer; None without
+      the flag `beyond`.
   """
 
   starts: Float[Array, "R D"]
@@ -215,14 +216,14 @@ class Follow(NamedTuple):
 
 def follow_text(
   tables: Tables,
-  rows: Rows,
+  rows: TokenLogProbs,
   end: Int[Array, " R"],
   text: UInt8[Array, "B n"],
   length: Int[Array, " B"],
   owner: Int[Array, " R"],
   *,
   beyond: bool = False,
-) -> Follow:
+) -> Continuations:
   """Follows the text down the trie behind each node.
 
   Args:
@@ -232,10 +233,10 @@ def follow_text(
     text: bytes of each text, padded.
     length: how many there are.
     owner: which text each row belongs to.
-    beyond: whether `Follow.beyond` is wanted.
+    beyond: whether `Continuations.beyond` is wanted.
 
   Returns:
-    See `Follow`; `D` is the longest token; -inf past the text's end.
+    See `Continuations`; `D` is the longest token; -inf past the text's end.
   """
   count, deep = len(end), tables.longest
   row = jnp.arange(count)
@@ -251,23 +252,23 @@ def follow_text(
     place = jnp.where(at < length[owner], child(tables, place, byte), NONE)
     live = place != NONE
     low, high = tables.low[place], tables.high[place]
-    whole = mass(rows, row, low, jnp.where(live, high, low))
+    whole = interval_logsumexp(rows, row, low, jnp.where(live, high, low))
     twin = jnp.arange(tables.most_twins)[None]
     there = live[:, None] & (twin < tables.twins[place][:, None])
     token = jnp.where(there, tables.exact[place][:, None] + twin, 0)
     values = jnp.take_along_axis(rows.token, token, axis=1)
-    found = Follow(
+    found = Continuations(
       starts=found.starts.at[:, depth].set(whole),
       exact=found.exact.at[:, depth].set(jnp.where(there, values, -jnp.inf)),
       beyond=found.beyond,
     )
     if beyond:
       low = low + tables.equal[place]
-      longer = mass(rows, row, low, jnp.where(live, high, 0))
+      longer = interval_logsumexp(rows, row, low, jnp.where(live, high, 0))
       found = found._replace(beyond=found.beyond.at[:, depth].set(longer))
     return depth + 1, place, found
 
-  nothing = Follow(
+  nothing = Continuations(
     starts=jnp.full((count, deep), -jnp.inf),
     exact=jnp.full((count, deep, tables.most_twins), -jnp.inf),
     beyond=jnp.full((count, deep), -jnp.inf) if beyond else None,
@@ -278,13 +279,13 @@ def follow_text(
 
 def next_bytes(
   tables: Tables,
-  rows: Rows,
+  rows: TokenLogProbs,
   row: Int[Array, " W"],
   place: Int[Array, " W"],
   *,
   fixed: bool = False,
 ) -> Float[Array, "W 257"]:
-  """What rows say of the byte after the bytes at a trie node.
+  """Log-probs of the next byte, after the bytes at a trie node.
 
   Args:
     tables: the tokenizer.
@@ -312,7 +313,7 @@ def next_bytes(
     node = tables.first_child[place[at]] + item - (stop[at] - length[at])
     some = item < stop[-1]
     low, high = tables.low[node], tables.high[node]
-    value = mass(rows, row[at], low, jnp.where(some, high, low))
+    value = interval_logsumexp(rows, row[at], low, jnp.where(some, high, low))
     at = jnp.where(some, at, len(row))
     byte = tables.node_byte[node]
     return first + lanes, found.at[at, byte].set(value, mode="drop")
@@ -343,7 +344,7 @@ def _every_byte(tables, rows, row, place):
     low = tables.low[node]
     high = jnp.where(there, tables.high[node], low)
     whose = jnp.broadcast_to(own[:, None], node.shape)
-    value = mass(rows, whose.ravel(), low.ravel(), high.ravel())
+    value = interval_logsumexp(rows, whose.ravel(), low.ravel(), high.ravel())
     byte = jnp.where(there, tables.node_byte[node], 257)
     found = jnp.full((size, 257), -jnp.inf)
     found = found.at[each, byte].set(value.reshape(size, 256), mode="drop")

@@ -27,7 +27,7 @@ from byteprob.engine import batch as engine
 from byteprob.engine.score import Scored, score
 from byteprob.errors import CheckpointError, PromptError
 from byteprob.infill import Family, Format, Method, Order, format_of
-from byteprob.mesh import beside
+from byteprob.mesh import replicate
 from byteprob.plan import distinct, take
 from byteprob.prompt import Context, Text
 from byteprob.sampling import starts, tokenwise
@@ -107,7 +107,7 @@ class ByteLM(ByteModel):
       )
     info = dataclasses.replace(tables.info, start_ids=_start_ids(tables))
     self.model = model
-    self.tables: Tables = beside(
+    self.tables: Tables = replicate(
       model.params, dataclasses.replace(tables, info=info)
     )
     self.validity = validity
@@ -123,7 +123,7 @@ class ByteLM(ByteModel):
     return self._next(cuts, scores)
 
   def _next(self, cuts, scores) -> list[Float[np.ndarray, "257"]]:
-    """What follows texts that have been scored."""
+    """Next-byte log-probs after texts that have been scored."""
     # An empty text has no prefix space: its end is seen at the root.
     bare = [k for k, cut in enumerate(cuts) if cut.prefixed and cut.empty]
     found = [one.next for one in scores]
@@ -303,7 +303,7 @@ class ByteLM(ByteModel):
           found.append(((*paths[node], int(ids[token])), value))
     return sorted(found, key=lambda cover: -cover[1])
 
-  @arguments.named(sampling.TokenSettings)
+  @arguments.named(sampling.TokenSamplingParams)
   def sample_tokens(
     self,
     contexts: Sequence[Context],
@@ -320,7 +320,7 @@ class ByteLM(ByteModel):
     token; with some they have not, since these act on tokens. The others are
     what is usual: they go on from the context's encoding ("token"), without
     its last token ("healing") or its last few ("alignment"), and pay no heed
-    to `validity`. See `sampling.TokenSettings`.
+    to `validity`. See `sampling.TokenSamplingParams`.
 
     Args:
       contexts: see `next_byte_logprobs`; for "cover" they may end anywhere,
@@ -340,7 +340,7 @@ class ByteLM(ByteModel):
     given = {"max_bytes": max_bytes, "method": method, **settings}
     if "stop" in given:
       given["stop"] = arguments.stops(given["stop"])
-    wanted = arguments.settings(sampling.TokenSettings, given)
+    wanted = arguments.settings(sampling.TokenSamplingParams, given)
     contexts = arguments.texts(contexts)
     if not contexts:
       return []
@@ -541,11 +541,13 @@ class ByteLM(ByteModel):
       **kwargs,
     )
 
-  def _cut(self, context: Context, text: Context = b"") -> list["_Cut"]:
+  def _cut(
+    self, context: Context, text: Context = b""
+  ) -> list["_PreparedPrompt"]:
     """Queries for the byte segments of a context and a text."""
     info = self.tables.info
     pieces = prompt.pieces(info, context, text)
-    cuts: list[_Cut] = []
+    cuts: list[_PreparedPrompt] = []
     prefix: tuple[int, ...] = ()
     for number, piece in enumerate(pieces):
       last = number == len(pieces) - 1
@@ -567,17 +569,19 @@ class ByteLM(ByteModel):
       if piece.bare:
         start = self.tables.start_bare
       spaced = prefixed and (bool(data) or last)
-      query = scoring.Query(
+      query = scoring.ScoringQuery(
         prefix=prefix, text=b" " * spaced + data, start=start
       )
       cuts.append(
-        _Cut(query=query, prefixed=prefixed, empty=not data, counted=counted)
+        _PreparedPrompt(
+          query=query, prefixed=prefixed, empty=not data, counted=counted
+        )
       )
       if not last:
         prefix += self._paths(cuts[-1:])[0]
     return cuts
 
-  def _paths(self, cuts: Sequence["_Cut"]) -> list[tuple[int, ...]]:
+  def _paths(self, cuts: Sequence["_PreparedPrompt"]) -> list[tuple[int, ...]]:
     """The tokens of whole texts: of their nodes where they may end."""
     # Before nothing the tokenizer puts no space.
     asked, places = distinct([cut.query for cut in cuts if not cut.empty])
@@ -599,12 +603,12 @@ class ByteLM(ByteModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cut:
+class _PreparedPrompt:
   """A query; whether a prefix space was put before its text; whether the
   user's text is empty; how many of its last bytes are asked about.
   """
 
-  query: scoring.Query
+  query: scoring.ScoringQuery
   prefixed: bool
   empty: bool
   counted: int
@@ -614,7 +618,7 @@ class _Cut:
     """Whether all but the prefix space is asked about."""
     return self.prefixed and self.counted == len(self.query.text) - 1
 
-  def emptied(self) -> "_Cut":
+  def emptied(self) -> "_PreparedPrompt":
     """The same before the user's text."""
     query = dataclasses.replace(self.query, text=self.query.text[:1])
     return dataclasses.replace(self, query=query, empty=True, counted=0)
@@ -637,7 +641,7 @@ def _working(info, piece, *, partial) -> tuple[bytes, int]:
   return data, len(data) - len(kept)
 
 
-def _own_bytes(cut: _Cut, scored: Scored) -> np.ndarray:
+def _own_bytes(cut: _PreparedPrompt, scored: Scored) -> np.ndarray:
   """Log-probs of the user's bytes; a prefix space belongs to the first."""
   values = scored.byte
   if cut.bare:
@@ -647,7 +651,7 @@ def _own_bytes(cut: _Cut, scored: Scored) -> np.ndarray:
 
 
 def _start_ids(tables: Tables) -> tuple[int, ...]:
-  """What comes before a text: a model needs something to begin with."""
+  """Token ids that are put before a text: a model needs at least one."""
   if tables.info.start_ids:
     return tables.info.start_ids
   special = dict(tables.info.special)

@@ -82,7 +82,7 @@ def describe(sizes: Sequence[int] | Mesh) -> str:
   )
 
 
-def beside(params: Any, tree: Any) -> Any:
+def replicate(params: Any, tree: Any) -> Any:
   """Arrays where a model's parameters are: whole, on each of its devices.
 
   Made for a tokenizer's tables: tens of megabytes, read an entry at a time
@@ -105,7 +105,7 @@ def beside(params: Any, tree: Any) -> Any:
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def split(params: Any, tree: Any, batch: int) -> Any:
+def shard_batch(params: Any, tree: Any, batch: int) -> Any:
   """Arrays of texts side by side, the texts over `data` if it divides them.
 
   Args:

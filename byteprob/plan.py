@@ -13,17 +13,17 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from byteprob import covers
-from byteprob.covers import ROOT
+from byteprob import token_tree
 from byteprob.errors import PromptError
 from byteprob.rules.common import NONE
+from byteprob.token_tree import ROOT
 from byteprob.tokenization.tables import Tables
 
 _Item = TypeVar("_Item", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Query:
+class ScoringQuery:
   """A text to score.
 
   Attributes:
@@ -37,7 +37,7 @@ class Query:
   start: int
 
 
-def bucket(count: int) -> int:
+def round_up_to_bucket(count: int) -> int:
   """The padded size: 64, powers of two, then steps of an eighth of one."""
   power = 1 << max(count - 1, 63).bit_length()
   if power <= 128:
@@ -47,11 +47,13 @@ def bucket(count: int) -> int:
 
 
 def pad_texts(
-  queries: Sequence[Query], more: int = 0
+  queries: Sequence[ScoringQuery], more: int = 0
 ) -> tuple[UInt8[np.ndarray, "B n"], Int[np.ndarray, " B"]]:
   """The texts, padded for at least `more` bytes, and their lengths."""
   length = np.array([len(query.text) for query in queries], np.int32)
-  text = np.zeros((len(queries), bucket(int(length.max()) + more)), np.uint8)
+  text = np.zeros(
+    (len(queries), round_up_to_bucket(int(length.max()) + more)), np.uint8
+  )
   for row, query in zip(text, queries, strict=True):
     row[: len(query.text)] = np.frombuffer(query.text, np.uint8)
   return text, length
@@ -78,8 +80,10 @@ def take(tree: Any, k: int) -> Any:
 
 
 def fronts(
-  queries: Sequence[Query], path: covers.Path, first: Sequence[int]
-) -> covers.Path:
+  queries: Sequence[ScoringQuery],
+  path: token_tree.FrontierHistory,
+  first: Sequence[int],
+) -> token_tree.FrontierHistory:
   """Live starts after prefixes of texts, `[B, P, W]`, on the host.
 
   `P` and `W` are bucketed; `W` is as large as need be. After nothing there is
@@ -100,7 +104,7 @@ def fronts(
     width *= 4
   width = min(width, path.node.shape[2])
   most = max(size - start for size, start in zip(sizes, first, strict=True))
-  shape = (len(queries), bucket(most + 1), width)
+  shape = (len(queries), round_up_to_bucket(most + 1), width)
   node, place = np.full(shape, NONE, np.int32), np.full(shape, ROOT, np.int32)
   for k, (size, start) in enumerate(zip(sizes, first, strict=True)):
     after = max(start, 1)
@@ -109,10 +113,10 @@ def fronts(
     place[k, own] = path.place[k, after - 1 : size, :width]
     if start == 0:
       node[k, 0, 0] = 0
-  return covers.Path(node, place)
+  return token_tree.FrontierHistory(node, place)
 
 
-class Chunk(NamedTuple):
+class PrefillChunk(NamedTuple):
   """The inputs of one model call, `[B, R]` each but where it says.
 
   Attributes:
@@ -133,7 +137,7 @@ class Chunk(NamedTuple):
   position: np.ndarray
   slot: np.ndarray
   attends: np.ndarray
-  standing: covers.Standing
+  standing: token_tree.MaskInputs
   end: np.ndarray
   front_row: np.ndarray
   front_place: np.ndarray
@@ -144,10 +148,10 @@ class _Tree:
 
   def __init__(
     self,
-    query: Query,
+    query: ScoringQuery,
     tables: Tables,
-    nodes: covers.Nodes,
-    standing: covers.Standing,
+    nodes: token_tree.TokenTree,
+    standing: token_tree.MaskInputs,
   ):
     count, prefix = int(nodes.count) - 1, len(query.prefix)
     self.offset = prefix - 1
@@ -172,7 +176,7 @@ class _Tree:
 
     self.standing = jax.tree.map(by_row, standing)
 
-  def allot(self, rows: int, live: np.ndarray) -> tuple[list[int], int]:
+  def assign_slots(self, rows: int, live: np.ndarray) -> tuple[list[int], int]:
     """Slots of all rows, in chunks of `rows`, and how many there must be.
 
     The nodes that are still live at the text's end keep theirs.
@@ -198,7 +202,7 @@ class _Tree:
     return slots, used
 
 
-class Plan:
+class PrefillSchedule:
   """Which rows go to the model when, and where in the cache.
 
   Attributes:
@@ -211,14 +215,14 @@ class Plan:
   def __init__(
     self,
     tables: Tables,
-    queries: Sequence[Query],
-    nodes: covers.Nodes,
-    front: covers.Front,
-    standing: covers.Standing,
+    queries: Sequence[ScoringQuery],
+    nodes: token_tree.TokenTree,
+    front: token_tree.Front,
+    standing: token_tree.MaskInputs,
     *,
     most: int,
     context_length: int,
-    asked: covers.Path,
+    asked: token_tree.FrontierHistory,
   ):
     """Plans the calls.
 
@@ -249,10 +253,10 @@ class Plan:
     self.offset = np.array([tree.offset for tree in self.trees], np.int32)
     size = max(len(tree.token) for tree in self.trees)
     self.chunks = -(-size // most)
-    self.rows = min(bucket(-(-size // self.chunks)), most)
+    self.rows = min(round_up_to_bucket(-(-size // self.chunks)), most)
     self.chunks = -(-size // self.rows)
     allotted = [
-      tree.allot(self.rows, live[live >= 0])
+      tree.assign_slots(self.rows, live[live >= 0])
       for tree, live in zip(self.trees, front.node, strict=True)
     ]
     self.slot_of = [slots for slots, _ in allotted]
@@ -260,7 +264,7 @@ class Plan:
     # Coarsely: a shape that is new costs more time than slots left empty.
     self.slots = used if self.chunks == 1 else 1 << (used - 1).bit_length()
 
-  def chunk(self, number: int) -> Chunk:
+  def chunk(self, number: int) -> PrefillChunk:
     """The inputs of a model call."""
     first = number * self.rows
     parts = [
@@ -273,7 +277,7 @@ class Plan:
     node, place = self._asked
     row = node + self.offset[:, None] - first
     here = (node >= 0) & (row >= 0) & (row < self.rows)
-    return Chunk(
+    return PrefillChunk(
       first=np.int32(first),
       token=token,
       position=position,

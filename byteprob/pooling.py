@@ -103,7 +103,7 @@ class Pool:
     return self.rule in (mixture, product)
 
 
-def tempered(
+def apply_temperature(
   pool: Pool | None, rows: Sequence[Float[Array, "... 257"]]
 ) -> Float[Array, "... K 257"] | Float[Array, "... 257"]:
   """Members' rows, each at its temperature; without a pool, the only one's."""
@@ -119,7 +119,7 @@ def tempered(
   )
 
 
-def pooled(
+def combine(
   pool: Pool | None,
   rows: Float[Array, "... K 257"] | Float[Array, "... 257"],
   share: Float[Array, "... K"],
@@ -128,7 +128,7 @@ def pooled(
 
   Args:
     pool: how; None for one alone.
-    rows: from `tempered`.
+    rows: from `apply_temperature`.
     share: logs of the members' shares.
   """
   return rows if pool is None else normalized(pool.rule(rows, share))
@@ -145,7 +145,7 @@ def shares(
   Args:
     pool: how; None for one alone.
     share: before the first.
-    rows: from `tempered`, of each byte.
+    rows: from `apply_temperature`, of each byte.
     byte: the bytes; 256 for the text's end.
   """
   if pool is None or not pool.follows:

@@ -14,9 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byteprob import covers, lemma, weights
+from byteprob import lemma, marginal, token_tree
 from byteprob.errors import PromptError
-from byteprob.plan import Chunk, Plan, Query, bucket, fronts, pad_texts, take
+from byteprob.plan import (
+  PrefillChunk,
+  PrefillSchedule,
+  ScoringQuery,
+  fronts,
+  pad_texts,
+  round_up_to_bucket,
+  take,
+)
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, Model
 
@@ -31,27 +39,28 @@ MAX_LOGITS = 2**26
 
 
 class Score(NamedTuple):
-  """What scoring says of a text of `n` bytes with `N` nodes.
+  """Results of scoring one text of `n` bytes with `N` nodes.
 
   Attributes:
     byte: `float32[n]` log-prob of each byte given those before it.
     next: `float32[257]` log-probs of the byte after the text, and of its end.
-    total: log-prob of all covers of the text; it is the sum of `byte`, but
-      with `trust_model`, where each byte is normalized and the covers not.
+    total: log-prob of all covers of the text. It is the sum of `byte`, except
+      with `trust_model`, which normalizes each byte but not the covers.
     nodes: the nodes.
     node_weight: `float32[N]` log of each node's probability over that of the
       bytes that it spells.
-    allowed: `float32[N]` log of the probability that the model itself gives
-      to what is allowed after each node.
+    allowed: `float32[N]` log of the probability that the model, unmasked,
+      gives to the tokens (and the end) allowed after each node.
     front: node and trie node of the live starts at the text's end, and their
       weights over the whole text's.
-    front_rows: `float32[W, Y]` log-probs of the tokens there, if asked for.
+    front_rows: `float32[W, Y]` log-probs of the tokens after them; None
+      without the flag `keep_rows`.
   """
 
   byte: np.ndarray
   next: np.ndarray
   total: float
-  nodes: covers.Nodes
+  nodes: token_tree.TokenTree
   node_weight: np.ndarray
   allowed: np.ndarray
   front: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -61,7 +70,7 @@ class Score(NamedTuple):
 def score(
   model: Model,
   tables: Tables,
-  queries: Sequence[Query],
+  queries: Sequence[ScoringQuery],
   *,
   trust_model: bool = False,
   keep_rows: bool = False,
@@ -98,30 +107,30 @@ class Run(NamedTuple):
   Attributes:
     plan: of the model calls.
     cache: the model's, with the ancestors of all live starts.
-    nodes, front, path: see `covers.read`.
+    nodes, front, path: see `token_tree.read`.
     host_nodes, host_front: the same on the host.
     asked: the live starts that `sums.ending` tells of, `[B, P, W]`: those
       after `P` prefixes, or at the end.
     sums: what was kept of the rows.
-    weights: see `weights.Weights`.
+    weights: see `marginal.Weights`.
   """
 
-  plan: Plan
+  plan: PrefillSchedule
   cache: Cache
-  nodes: covers.Nodes
-  front: covers.Front
-  path: covers.Path
-  host_nodes: covers.Nodes
-  host_front: covers.Front
-  asked: covers.Path
+  nodes: token_tree.TokenTree
+  front: token_tree.Front
+  path: token_tree.FrontierHistory
+  host_nodes: token_tree.TokenTree
+  host_front: token_tree.Front
+  asked: token_tree.FrontierHistory
   sums: "Sums"
-  weights: weights.Weights
+  weights: marginal.Weights
 
 
 def run(
   model: Model,
   tables: Tables,
-  queries: Sequence[Query],
+  queries: Sequence[ScoringQuery],
   *,
   trust_model: bool = False,
   keep_rows: bool = False,
@@ -139,11 +148,13 @@ def run(
     (nodes, front, _standing(tables, nodes, path))
   )
   if first is None:
-    asked = covers.Path(host_front.node[:, None], host_front.place[:, None])
+    asked = token_tree.FrontierHistory(
+      host_front.node[:, None], host_front.place[:, None]
+    )
   else:
     asked = fronts(queries, jax.device_get(path), first)
   most = MAX_LOGITS // (model.vocab_size * len(queries))
-  plan = Plan(
+  plan = PrefillSchedule(
     tables,
     queries,
     host_nodes,
@@ -151,7 +162,9 @@ def run(
     standing,
     most=min(max(most, 16), MAX_ROWS),
     context_length=model.context_length,
-    asked=covers.Path(*(leaf.reshape(len(queries), -1) for leaf in asked)),
+    asked=token_tree.FrontierHistory(
+      *(leaf.reshape(len(queries), -1) for leaf in asked)
+    ),
   )
   cache = model.init_cache(len(queries), plan.slots)
   sums = _nothing(
@@ -188,7 +201,7 @@ def run(
 
 
 def score_many(
-  model: Model, tables: Tables, queries: Sequence[Query], **kwargs
+  model: Model, tables: Tables, queries: Sequence[ScoringQuery], **kwargs
 ) -> list[Score]:
   """`score` for any number of texts; see `batches`."""
   found: list[Score | None] = [None] * len(queries)
@@ -199,7 +212,7 @@ def score_many(
   return found
 
 
-def batches(queries: Sequence[Query]) -> Iterator[list[int]]:
+def batches(queries: Sequence[ScoringQuery]) -> Iterator[list[int]]:
   """Any number of texts by number: like lengths together, bounded batches.
 
   Batches have powers of two of texts, so that few shapes are compiled.
@@ -207,7 +220,7 @@ def batches(queries: Sequence[Query]) -> Iterator[list[int]]:
   order = sorted(range(len(queries)), key=lambda k: len(queries[k].text))
   while order:
     longest = len(queries[order[-1]].text)
-    most = max(1, MAX_BATCH_BYTES // bucket(max(longest, 1)))
+    most = max(1, MAX_BATCH_BYTES // round_up_to_bucket(max(longest, 1)))
     size = 1 << (min(len(order), most).bit_length() - 1)
     yield order[-size:]
     order = order[:-size]
@@ -227,18 +240,21 @@ def check_numbers(*parts: np.ndarray | jax.Array) -> None:
 
 
 def read(
-  tables: Tables, queries: Sequence[Query]
-) -> tuple[covers.Nodes, covers.Front, covers.Path]:
+  tables: Tables, queries: Sequence[ScoringQuery]
+) -> tuple[token_tree.TokenTree, token_tree.Front, token_tree.FrontierHistory]:
   """The nodes of texts, with as much room as they turn out to need."""
   return read_on(tables, queries)[1]
 
 
 def read_on(
   tables: Tables,
-  queries: Sequence[Query],
+  queries: Sequence[ScoringQuery],
   more: int = 0,
-  capacity: covers.Capacity | None = None,
-) -> tuple[covers.Capacity, tuple[covers.Nodes, covers.Front, covers.Path]]:
+  capacity: token_tree.Capacity | None = None,
+) -> tuple[
+  token_tree.Capacity,
+  tuple[token_tree.TokenTree, token_tree.Front, token_tree.FrontierHistory],
+]:
   """`read` with room for `more` bytes, and the capacity that was needed.
 
   Args:
@@ -251,7 +267,7 @@ def read_on(
   start = np.array([query.start for query in queries], np.int32)
   size = text.shape[1]
   if capacity is None:
-    capacity = covers.Capacity(
+    capacity = token_tree.Capacity(
       nodes=size + size // 4 + 16, states=tables.hypotheses
     )
   else:
@@ -263,13 +279,15 @@ def read_on(
     capacity = capacity.twice()
 
 
-def nodes(tables: Tables, query: Query) -> covers.Nodes:
+def nodes(tables: Tables, query: ScoringQuery) -> token_tree.TokenTree:
   """The nodes of one text, on the host, without padding."""
   found = take(jax.device_get(read(tables, [query])[0]), 0)
   return _cut_nodes(found)
 
 
-def paths(nodes: covers.Nodes, token_id: np.ndarray) -> list[tuple[int, ...]]:
+def paths(
+  nodes: token_tree.TokenTree, token_id: np.ndarray
+) -> list[tuple[int, ...]]:
   """The token ids of every node."""
   found: list[tuple[int, ...]] = [()]
   for token, parent in zip(nodes.token[1:], nodes.parent[1:], strict=True):
@@ -278,7 +296,7 @@ def paths(nodes: covers.Nodes, token_id: np.ndarray) -> list[tuple[int, ...]]:
 
 
 def path(
-  nodes: covers.Nodes, node: int, token_id: np.ndarray
+  nodes: token_tree.TokenTree, node: int, token_id: np.ndarray
 ) -> tuple[int, ...]:
   """The token ids of one node."""
   found: list[int] = []
@@ -304,36 +322,36 @@ def list_nodes(tables: Tables, text: bytes) -> list[tuple[int, ...]]:
     tables.info.prefix == "always"
   ):
     text = b" " + text
-  query = Query(prefix=(0,), text=text, start=tables.start)
+  query = ScoringQuery(prefix=(0,), text=text, start=tables.start)
   return paths(nodes(tables, query), np.asarray(tables.token_id))
 
 
 @jax.jit
 def _standing(tables, nodes, path):
-  """`covers.standing` of all nodes of all texts."""
-  stand = functools.partial(covers.standing, tables)
+  """`token_tree.standing` of all nodes of all texts."""
+  stand = functools.partial(token_tree.standing, tables)
   every = jnp.arange(nodes.token.shape[1])
   return jax.vmap(stand, in_axes=(0, 0, None))(nodes, path, every)
 
 
-_read = jax.jit(covers.read, static_argnames=("capacity",))
+_read = jax.jit(token_tree.read, static_argnames=("capacity",))
 
 
 class Sums(NamedTuple):
-  """What is kept of all rows `[B, N', ...]`, and of the text's end.
+  """Sums taken from all rows, `[B, N', ...]`, and from the text's end.
 
   Attributes:
-    follow: see `lemma.Follow`.
+    follow: see `lemma.Continuations`.
     allowed: `[B, N']` see `Score`.
-    ending: `[B, W, 257]` from `lemma.next_bytes`, of the live starts that are
-      asked about.
-    front_rows: their rows, `[B, W, ...]`, or None.
+    ending: `[B, W, 257]` from `lemma.next_bytes`, for the live starts of
+      `Run.asked`.
+    front_rows: their rows, `[B, W, ...]`; None if not kept.
   """
 
-  follow: lemma.Follow | None
+  follow: lemma.Continuations | None
   allowed: jax.Array
   ending: jax.Array
-  front_rows: lemma.Rows | None
+  front_rows: lemma.TokenLogProbs | None
 
 
 def _nothing(tables, rows, front, trust_model, keep_rows):
@@ -344,7 +362,7 @@ def _nothing(tables, rows, front, trust_model, keep_rows):
 
   deep = tables.longest
   return Sums(
-    follow=lemma.Follow(
+    follow=lemma.Continuations(
       starts=empty(*rows, deep),
       exact=empty(*rows, deep, tables.most_twins),
       beyond=empty(*rows, deep) if trust_model else None,
@@ -356,7 +374,9 @@ def _nothing(tables, rows, front, trust_model, keep_rows):
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "sums"))
-def _call(extend, tables, params, cache, sums, chunk: Chunk, text, length):
+def _call(
+  extend, tables, params, cache, sums, chunk: PrefillChunk, text, length
+):
   """One model call, and what the texts need of its rows."""
   logits, cache = extend(
     params, cache, chunk.token, chunk.position, chunk.slot, chunk.attends
@@ -411,12 +431,14 @@ def _call(extend, tables, params, cache, sums, chunk: Chunk, text, length):
 
 @jax.jit
 def _weigh(tables, nodes, path, length, offset, sums):
-  """`weights.weigh` of all texts."""
-  weigh = functools.partial(weights.weigh, tables)
-  return jax.vmap(weigh)(nodes, path, length, offset, sums.follow, sums.allowed)
+  """`marginal.marginalize` of all texts."""
+  marginalize = functools.partial(marginal.marginalize, tables)
+  return jax.vmap(marginalize)(
+    nodes, path, length, offset, sums.follow, sums.allowed
+  )
 
 
-def _cut_nodes(nodes: covers.Nodes) -> covers.Nodes:
+def _cut_nodes(nodes: token_tree.TokenTree) -> token_tree.TokenTree:
   count = nodes.count
   rest = jax.tree.map(lambda leaf: leaf[:count], nodes._replace(count=None))
   return rest._replace(count=count)

@@ -96,7 +96,7 @@ class Sessions:
     other._batch = self._batch.fork()
     return other
 
-  @arguments.named(sampling.Settings)
+  @arguments.named(sampling.SamplingParams)
   def sample(
     self,
     key: jax.Array,
@@ -110,7 +110,7 @@ class Sessions:
     Args:
       key, max_bytes, constraint, and the others: see `ByteModel.sample`.
     """
-    wanted = sampling.settings_of(max_bytes, settings)
+    wanted = sampling.sampling_params(max_bytes, settings)
     contexts = [
       joined(context, text)
       for context, text in zip(self._contexts, self._pushed, strict=True)
@@ -153,7 +153,7 @@ class Session:
     """The same text, to go on with apart; what was read is shared."""
     return Session(self._sessions.fork())
 
-  @arguments.named(sampling.Settings)
+  @arguments.named(sampling.SamplingParams)
   def sample(
     self,
     key: jax.Array,

@@ -23,7 +23,7 @@ log-probs, what is kept of them, and the mask."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-  """What an accelerator has, by its maker's data sheet.
+  """Memory and speed of an accelerator, by its maker's data sheet.
 
   Attributes:
     memory: bytes.
@@ -70,16 +70,17 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-  """What a call takes on one device.
+  """Memory and work of a model call on one device.
 
   Attributes:
-    params, cache: bytes, as they lie there.
-    logits: bytes of the call's logits and of what the lemma makes of them.
+    params, cache: bytes in the device's memory.
+    logits: bytes of the call's logits and of the arrays that the lemma
+      computes from them.
     activations: bytes at the widest point of a layer.
     moved: bytes that go through the device's memory once.
     flops: operations.
     summed: bytes that each device brings to sums over `model`.
-    sums: how many there are.
+    sums: number of these sums.
   """
 
   params: int
@@ -113,7 +114,7 @@ def count(config: DecoderConfig) -> int:
 
 
 def budget(config: DecoderConfig, mesh: Mesh, dtype: str, call: Call) -> Budget:
-  """What a call takes on each device of a mesh, which may be abstract."""
+  """Memory and work of a call on each device of a mesh, real or abstract."""
   width = jnp.dtype(dtype).itemsize
   params = products = 0
   for path, shape in assemble.shapes_of(config).items():

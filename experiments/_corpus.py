@@ -64,7 +64,7 @@ class Corpus:
   dropped: int
 
   def describe(self) -> dict[str, object]:
-    """What identifies the data, for the record of a run."""
+    """Source, hash and sizes of the data, for the record of a run."""
     return {
       "source": self.source,
       "sha256": self.sha256,
@@ -164,7 +164,7 @@ def squeeze(text: str) -> str:
 
 
 def functions(path: str) -> tuple[str, ...]:
-  """What a model must not have read that is asked for a benchmark's functions.
+  """Functions of a benchmark, which are kept out of the training texts.
 
   Args:
     path: in the format of HumanEval: a line has a `prompt` that ends with the
@@ -172,8 +172,8 @@ def functions(path: str) -> tuple[str, ...]:
       `canonical_solution`.
 
   Returns:
-    Each head with its docstring, and each body, squeezed (see `squeeze`), but
-    for those that are too short to tell anything (`TELLING`).
+    Each head with its docstring, and each body, squeezed (see `squeeze`);
+    without those that are too short to identify the benchmark (`TELLING`).
 
   Raises:
     ByteprobError: a line is not of this format; it is named.

@@ -134,7 +134,7 @@ def _add_config(
 def _add_tokenizer(
   writer: gguf.GGUFWriter, spec: dict[str, Any], markers: _data.Markers
 ) -> None:
-  """What llama.cpp reads: its "qwen2" cuts as our tokenizers do."""
+  """Adds the tokenizer for llama.cpp, whose "qwen2" cuts as ours do."""
   special = {token["id"]: token["content"] for token in spec["added_tokens"]}
   by_id = {i: text for text, i in spec["model"]["vocab"].items()} | special
   kinds = [

@@ -40,10 +40,10 @@ LIKELIEST, UNLIKELY = math.log(1 / 2) + 1e-3, math.log(1 / 257) - 1e-3
 """A byte above the one is the likeliest, and one below the other is not."""
 
 CONTROLS = ("temperature", "top_p", "top_k", "min_p")
-"""What a task may ask of sampling, as `sampling.Settings` has it."""
+"""Sampling settings that a task may give; see `sampling.SamplingParams`."""
 
 NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0}
-"""What a task may ask that changes nothing."""
+"""Other settings that a task may give, at values that change nothing."""
 
 
 @register_model("byteprob")
@@ -156,14 +156,14 @@ class ByteprobLM(LM):
     return found
 
   def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-    """What is drawn after contexts, up to strings that tasks name.
+    """Draws texts after contexts, up to the tasks' stop strings.
 
     Args:
-      requests: contexts, and what the harness asks of sampling: `until`,
+      requests: contexts, and the harness's sampling settings: `until`,
         `max_gen_toks`, `do_sample`, `temperature`, `top_p`, `top_k`, `min_p`.
 
     Raises:
-      ValueError: a task asks for something else.
+      ValueError: a task gives another setting.
     """
     found = [""] * len(requests)
     with _runtime.progress(len(requests), unit="text") as bar:
@@ -291,7 +291,7 @@ class ByteprobLM(LM):
         yield numbers[first : first + size], own, dict(settings)
 
   def _settings(self, asked: dict[str, Any]) -> dict[str, Any]:
-    """What the harness asks of sampling, in our names."""
+    """Translates the harness's sampling settings to our names."""
     given = utils.normalize_gen_kwargs(asked, self.max_gen_toks)
     until = utils.handle_stop_sequences(given.pop("until"), None)
     tokens, sampled = given.pop("max_gen_toks"), given.pop("do_sample")

@@ -52,7 +52,7 @@ def summarize(config, records: Sequence[_study.Record]) -> _study.Summary:
 
 
 def _kind(orders: Table, ks: Sequence[int]) -> Table:
-  """What is said of one kind of tasks; they are the same in any order."""
+  """Summary of one kind of tasks, which are the same in every order."""
   scores = next(iter(orders.values()))[SCORE]["all"]
   problems = joined(scores, "problems")
   places = places_of(joined(scores, "inside"))

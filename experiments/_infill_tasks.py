@@ -53,7 +53,7 @@ class Task:
 
   @property
   def problem(self) -> str:
-    """What it shares with the other spans of its program."""
+    """Part of the name that all spans of its program share."""
     return "/".join(self.name.split("/")[1:3])
 
   def program(self, middle: str) -> str:

@@ -26,7 +26,7 @@ from byteprob.bytemodel import ByteModel
 from experiments import _readable
 
 Key = bytes | Literal["accept", "erase", "end"]
-"""What is typed, or what a key asks for."""
+"""Typed bytes, or the action of a key."""
 
 _KEYS: dict[bytes, Key] = {
   b"\t": "accept",
@@ -50,13 +50,13 @@ _SCREEN, _LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-  """What is known of a text.
+  """A typed text and its likely continuations, to be shown.
 
   Attributes:
-    text: what has been typed.
+    text: the bytes typed so far.
     choices: likely next bytes (256: the end) and their probabilities.
-    continuation: what Tab accepts.
-    note: what else there is to say.
+    continuation: the bytes that Tab accepts.
+    note: a message to the user; empty for none.
   """
 
   text: bytes
@@ -66,7 +66,7 @@ class View:
 
 
 def keys(data: bytes) -> Iterator[Key]:
-  """What the bytes of a terminal ask for; what is typed at once is one."""
+  """Splits a terminal's bytes into keys; text typed at once is one key."""
   typed, rest = b"", data
   while rest:
     one, rest = rest[:1], rest[1:]
@@ -124,7 +124,7 @@ def choices_line(view: View) -> str:
 
 
 def lines(view: View) -> str:
-  """What is printed where there is no terminal."""
+  """Lines that show a view where there is no terminal."""
   shown = [
     _readable.text(view.text),
     f"  next: {choices_line(view)}",
@@ -136,7 +136,7 @@ def lines(view: View) -> str:
 
 
 def frame(view: View, width: int, height: int) -> str:
-  """What a terminal is sent: the whole screen, the cursor behind the text."""
+  """Output for a terminal: the whole screen, the cursor after the text."""
   below = [_cut(choices_line(view), width), _cut(view.note or _HELP, width)]
   room = max(height - len(below) - 2, 1)
   typed, rest = _printable(view.text), _printable(view.continuation)
@@ -192,7 +192,7 @@ class Typing:
     self.text = b""
 
   def look(self, text: bytes) -> View:
-    """What may follow a text, which mostly goes on from the one before.
+    """Predicts what follows a text; fast if it extends the one before.
 
     Raises:
       PromptError: the model cannot read it.

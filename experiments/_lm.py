@@ -38,7 +38,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """What a run does; `configs/train_lm.py` explains each field."""
+  """Settings of a training run; `configs/train_lm.py` explains each field."""
 
   seed: int
   tokenizer: str

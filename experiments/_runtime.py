@@ -120,7 +120,7 @@ def main(run: Callable[[], None], *mistakes: type[Exception]) -> None:
 def in_process(
   module: str, *words: str, cache_dir: str, **environment: str
 ) -> Any:
-  """What a script prints as JSON in a fresh process.
+  """Runs a script in a fresh process and returns the JSON that it prints.
 
   Args:
     module: the script.
@@ -296,7 +296,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-  """What the run runs on."""
+  """Record of a run's surroundings: time, versions, commit, devices."""
   return {
     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "argv": sys.argv,

@@ -23,10 +23,10 @@ _UNABLE = 77
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-  """What a program may use.
+  """Limits of the resources that a program may use.
 
   Attributes:
-    seconds: of time; of the processor's too.
+    seconds: of wall time, and of CPU time too.
     megabytes: of memory.
   """
 

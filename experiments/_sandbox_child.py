@@ -86,7 +86,7 @@ CALLS = {
   "rseq": (334, 293),
   "faccessat2": (439, 439),
 }
-"""What may be called, with any arguments."""
+"""System calls that are allowed with any arguments."""
 
 CLONE, CLONE3, TGKILL, PRLIMIT = (56, 220), (435, 435), (234, 131), (302, 261)
 THREAD = 0x10000

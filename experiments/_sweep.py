@@ -178,9 +178,9 @@ def run_all(
 
 
 def look_up(value: Any, path: str) -> Any:
-  """What a dotted path leads to in JSON; None if there is no such thing.
+  """Value at a dotted path in JSON; None if there is none.
 
-  Keys may have dots themselves, and lists are entered by number.
+  Keys may contain dots themselves, and lists are indexed by number.
   """
   if not path:
     return value

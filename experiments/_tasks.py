@@ -152,7 +152,7 @@ def gsm8k(path: str) -> Iterator[Item]:
 
 
 def mbpp(path: str) -> Iterator[Item]:
-  """What a function does, and its code."""
+  """Description of a function, and its code."""
   for where, record in records(path, "text", "code"):
     text, code = (text_of(where, record, key) for key in ("text", "code"))
     code = code.replace("\r\n", "\n")

@@ -62,10 +62,10 @@ def loops_timed() -> Iterator[Loops]:
 
 
 def settled(job: Callable[[], T]) -> tuple[T, float]:
-  """What a job returns, and the seconds of its loops when all is compiled.
+  """Result of a job, and the seconds of its loops when all is compiled.
 
-  A text that needs more room than was foreseen compiles on its way; then the
-  job is done again.
+  A text that needs more room than expected compiles during the job; then the
+  job is run again.
   """
   while True:
     with loops_timed() as timed:

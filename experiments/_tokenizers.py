@@ -42,10 +42,11 @@ SPLIT = (
 """Where the byte-level tokenizer cuts: Qwen's rule, every digit alone."""
 
 WORDS = r"\p{N}|▁?\p{L}+|▁?[^\s▁\p{L}\p{N}]+|▁+(?=▁)|▁|\s"
-"""What the other tokenizer learns pieces from; it does not cut there.
+"""Pieces from which the SentencePiece-like tokenizer learns its tokens.
 
 Words and runs of punctuation, each with the space before it; runs of spaces
-but for the last one; digits one by one. SentencePiece learns so by default.
+except the last one; digits one by one. SentencePiece learns so by default.
+When it encodes, the tokenizer does not cut a text there.
 """
 
 ASCII = [chr(i) for i in range(33, 127)]

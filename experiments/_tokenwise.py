@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from byteprob import lm as lm_lib
 from byteprob.errors import PromptError
-from byteprob.plan import bucket
+from byteprob.plan import round_up_to_bucket
 from byteprob.tokenization import Tables, spell_all
 from byteprob.types import EOS
 
@@ -68,7 +68,7 @@ def logprobs(
       f"The text has {len(ids)} tokens and the model's context"
       f" {lm.model.context_length}; shorten it."
     )
-  size = min(bucket(max(count, 1)), ROWS)
+  size = min(round_up_to_bucket(max(count, 1)), ROWS)
   calls = -(-count // size)
   # A power of two of calls' room, so that few shapes are compiled.
   room = size << max(calls - 1, 0).bit_length()
@@ -110,9 +110,9 @@ class TokenPrompted:
     self._spelling = spelling(lm.tables)
     self._ends = set(np.asarray(lm.tables.end_ids).tolist())
     most = lm.model.context_length
-    self._slots = min(bucket(len(self.ids) + room), most)
+    self._slots = min(round_up_to_bucket(len(self.ids) + room), most)
     self._cache = lm.model.init_cache(1, self._slots)
-    size = min(bucket(len(self.ids)), self._slots)
+    size = min(round_up_to_bucket(len(self.ids)), self._slots)
     self._logits = self._call(self.ids, 0, size)
 
   def _call(self, ids, first, size):

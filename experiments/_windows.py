@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from byteprob import ByteLM, prompt, scoring
 from byteprob.errors import PromptError
-from byteprob.plan import Query
+from byteprob.plan import ScoringQuery
 
 _BYTES_OF_A_TOKEN = 16
 """No text has more on average: what is longer is not read to be measured."""
@@ -55,7 +55,7 @@ class Windows:
     info = lm.tables.info
     bare = info.prefix == "unless_space" and text.startswith(b" ")
     spaced = bool(info.prefix) and not bare
-    query = Query(
+    query = ScoringQuery(
       prefix=info.start_ids, text=b" " * spaced + text, start=lm.tables.start
     )
     nodes = scoring.nodes(lm.tables, query)

@@ -38,11 +38,11 @@ PLACES = (
   "paragraph break",
   "inside a character",
 )
-"""What a prompt ends with."""
+"""Kinds of places where a prompt can end."""
 
 
 def place(prefix: bytes) -> str:
-  """What a prompt that is not empty ends with: one of `PLACES`."""
+  """Kind of the place where a non-empty prompt ends: one of `PLACES`."""
   try:
     last = prefix.decode()[-1]
   except UnicodeDecodeError:

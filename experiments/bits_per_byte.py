@@ -167,7 +167,7 @@ def report(summary: _study.Summary) -> str:
 
 
 def draw(summary: _study.Summary) -> dict[str, Any]:
-  """What each document's own tokens cost, and what the bytes save."""
+  """Plots bits per byte saved against the bits of a document's own tokens."""
   plt = _plots.pyplot()
   figure, axis = plt.subplots(figsize=(4.4, 3.2), layout="constrained")
   exact, tokens = summary["of_each"]

@@ -70,7 +70,7 @@ def cuts(name: str, config) -> list[Cut]:
 
 
 def target(rest: str) -> str | None:
-  """What is left of a word, or what comes before the next and the word."""
+  """The rest of a word, or the next word with the characters before it."""
   found = re.match(r"\W{0,8}\w+(?=\W)", rest)
   return found and found.group()
 

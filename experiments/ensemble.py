@@ -44,7 +44,7 @@ def names(config) -> list[str]:
 
 @functools.cache
 def items(name: str, data: str, size: int, most: int) -> list[_tasks.Item]:
-  """What is asked: a task's items, or documents of a text.
+  """Reads the items to score: a task's items, or documents of a text.
 
   Raises:
     ByteprobError: there is no such text, or the data are broken.
@@ -99,7 +99,7 @@ def look(
   ensembles: dict[str, byteprob.Ensemble],
   item: _tasks.Item,
 ) -> _study.Record:
-  """What members and ensembles say of an item."""
+  """Scores an item with each member and each ensemble."""
   texts = [choice.encode() for choice in item.choices]
   first = next(iter(ensembles.values()))
   asked = first.ask(texts, [item.context] * len(texts))
@@ -172,9 +172,9 @@ Told = tuple[list[float], list[float]]
 def measures(
   name: str, records: list[_study.Record]
 ) -> dict[str, dict[str, Told | None]]:
-  """What a task measures, of each model and strategy.
+  """Measures of a task, for each model and strategy.
 
-  None where something is impossible, so that there is no mean.
+  None where a model gives an item probability 0, so that there is no mean.
   """
   ones = [1.0] * len(records)
   everyone = records[0]["nats"]

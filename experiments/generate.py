@@ -63,7 +63,7 @@ PATTERNS = {
 """Constraints that have names."""
 
 _INTERRUPTED = 130
-"""What a shell takes for a stop by Control-C."""
+"""Exit status that tells a shell of a stop by Control-C."""
 
 
 def run() -> None:
@@ -101,10 +101,10 @@ def run() -> None:
 
 
 def _check_interrupt() -> Callable[[], None]:
-  """What raises KeyboardInterrupt if Control-C was pressed.
+  """Makes a function that raises KeyboardInterrupt after Control-C.
 
-  It is raised when it comes, too; but where that is inside a callback, Python
-  says so and goes on.
+  The signal itself raises it, too; but inside a callback Python only reports
+  it and goes on.
   """
   came = []
 

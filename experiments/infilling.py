@@ -186,12 +186,12 @@ def told(
   drawn: Sequence[Sequence[sampling.Sample | sampling.TokenSample]],
   passes: Callable[[str], bool] | None,
 ) -> _study.Record:
-  """What is said of middles, all of them lists by task and sample.
+  """Results of drawn middles, each a list by task and sample.
 
   Args:
     own: the tasks.
     drawn: the samples of each.
-    passes: whether a program runs to its end; None if none is to run.
+    passes: tells whether a program runs to its end; None to run no programs.
   """
 
   def each(measure: Callable[..., Any]) -> list[list[Any]]:
@@ -253,12 +253,13 @@ def scored(
   order: str,
   ways: Sequence[str],
 ) -> _study.Record:
-  """What true middles cost, each with its end, by each way: nats.
+  """Cost of the true middles, each with its end, by each way, in nats.
 
-  Of "token" it is what tokens after the prompt's give, unmasked; of "healing"
-  and "alignment" the same with the last one or three tokens of the prefix
-  spelled in any way (they themselves choose less well). A cover's texts have
-  the law of "byte".
+  "byte" is exact. "token" takes the prompt's own tokens as given and masks
+  nothing. "healing" and "alignment" are the same, except that the last one or
+  three tokens of the prefix may be spelled in any way (when they sample, they
+  choose less well). "cover" draws from the distribution of "byte", so it has
+  no cost of its own.
   """
   form, exact = lm.infiller(family)
   trusting = byteprob.ByteLM(exact.model, exact.tables, "trust_model")

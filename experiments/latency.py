@@ -154,7 +154,7 @@ def requests_of(config) -> list[tuple[bytes, int, dict[str, Any]]]:
 
 
 def requests(config) -> dict[str, Any]:
-  """What requests compile when a text has been drawn before."""
+  """Cost of compiling for requests, after one text has been drawn."""
   lm = byteprob.load(config.model, config.dtype)
   key = jax.random.key(0)
   [context] = _texts.prompts(config.text, 20, 1)

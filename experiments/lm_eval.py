@@ -64,7 +64,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Write the results here.")
 
 
 def find_tasks(names: list[str], include_path: str | None):
-  """What knows where tasks are: the harness's `TaskManager`.
+  """Makes the harness's `TaskManager`, which finds the tasks.
 
   Raises:
     ByteprobError: there is no such task.

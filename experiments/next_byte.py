@@ -75,7 +75,7 @@ def divergence(p: np.ndarray, q: np.ndarray) -> Divergence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-  """What there is to say of a prompt.
+  """Results for one prompt, exact and token-prompted.
 
   Attributes:
     prompt: its bytes.

@@ -63,7 +63,7 @@ FEWEST_ROWS = 65
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-  """What XLA says of a compiled call, for one device.
+  """XLA's figures of a compiled call, for one device.
 
   Attributes:
     arguments: bytes of parameters, cache and inputs.
@@ -146,7 +146,7 @@ def what_would(
   dtype: str,
   call: _budget.Call,
 ) -> list[str]:
-  """What would fit, in words: more devices, or less work."""
+  """Flags with which the call would fit: more devices, or less work."""
   found = []
   device = _budget.DEVICES[_DEVICE.value]
   data, model = sizes["data"], sizes["model"]

@@ -103,7 +103,7 @@ def measure(
 def differences(
   lm: byteprob.ByteLM, texts: list[bytes], eps: float
 ) -> dict[str, float]:
-  """What the faster ways lack, in nats."""
+  """Errors of the faster ways against the exact log-probs, in nats."""
   exact = lm.byte_logprobs_batch(texts)
   pruned = lm.byte_logprobs_batch(texts, eps=eps)
   upto = [

@@ -78,10 +78,10 @@ def groups(case: dict[str, Any], texts: int) -> list[list[bytes]]:
 
 
 def jobs_of(lm, case, max_bytes, seed) -> dict[str, Callable]:
-  """What is timed against each other.
+  """Jobs that are timed against each other, by name.
 
-  Each takes prompts, and may take how many rounds are enough; it returns the
-  texts, and how often the model was called for all of them.
+  Each takes prompts and, optionally, a number of rounds. It returns the texts
+  and the number of model calls for all of them.
   """
   key = jax.random.key(seed)
   ours = byteprob.ByteLM(lm.model, lm.tables, case["validity"])
@@ -182,7 +182,7 @@ def cases_of(config) -> list[dict[str, Any]]:
 
 
 def label(case: dict[str, Any], base: dict[str, Any]) -> str:
-  """What is different from the base."""
+  """Settings in which a case differs from the base."""
   differ = [f"{k}={v}" for k, v in case.items() if v != base[k]]
   return ", ".join(differ) or "base"
 
@@ -263,7 +263,7 @@ def run() -> None:
 
 
 _SETTINGS = ("dtype", "texts", "max_bytes", "repeats", "seed")
-"""What all cases of a file have in common, beside the model."""
+"""Settings that all cases of a file share, beside the model."""
 
 
 def _done_before(result) -> list[dict[str, Any]]:

@@ -257,7 +257,7 @@ def _checkpoints(workdir: _runtime.Workdir) -> ocp.CheckpointManager:
 def summarize(
   workdir: _runtime.Workdir, recipe: _lm.Recipe, params: Any
 ) -> dict[str, float | int]:
-  """What the weights, rounded as for export, reach on held-out files.
+  """Losses on held-out files, with the weights rounded as for export.
 
   Returns:
     `parameters`: how many there are; `train`: nats per token over the last

@@ -18,7 +18,7 @@ from byteprob import ByteLM, arguments, constraints
 from byteprob.constraints import Constraint
 from byteprob.errors import ByteprobError, ConstraintError, PromptError
 from byteprob.prompt import Bare
-from byteprob.sampling import Settings, TokenSettings
+from byteprob.sampling import SamplingParams, TokenSamplingParams
 from byteprob.session import Session, Sessions
 
 LONE = "a\ud800"
@@ -539,7 +539,7 @@ def test_a_tracer_is_no_setting():
 )
 def test_an_unknown_setting_brings_the_nearest_to_mind(name, near):
   with pytest.raises(ValueError) as caught:
-    arguments.settings(Settings, {"max_bytes": 4, name: 1})
+    arguments.settings(SamplingParams, {"max_bytes": 4, name: 1})
   assert str(caught.value) == (
     f"there is no setting {name!r}; did you mean {near!r}? The settings are"
     " max_bytes, temperature, top_k, top_p, min_p, greedy, stop, eps, exact"
@@ -568,32 +568,44 @@ def test_a_missing_setting_is_named():
 @pytest.mark.parametrize(
   ("cls", "given", "message"),
   [
-    (Settings, {"max_bytes": 0}, "^max_bytes must be at least 1, not 0"),
-    (Settings, {"max_bytes": -1}, "^max_bytes must be at least 1"),
-    (Settings, {"max_bytes": 2.5}, "^max_bytes must be an integer"),
-    (Settings, {"max_bytes": True}, "^max_bytes must be an integer"),
-    (Settings, {"temperature": "hot"}, "^temperature must be a number"),
-    (Settings, {"temperature": None}, "^temperature must be a number"),
-    (Settings, {"temperature": float("nan")}, "^temperature must be above 0"),
-    (Settings, {"temperature": float("inf")}, "^temperature must be a finite"),
-    (Settings, {"temperature": 0}, "^temperature must be above 0.*greedy=True"),
-    (Settings, {"temperature": -1}, "^temperature must be above 0"),
-    (Settings, {"top_k": 1.5}, "^top_k must be an integer"),
-    (Settings, {"top_k": 2**40}, "^top_k must fit in 32 bits"),
-    (Settings, {"top_k": -1}, "^top_k must be 0"),
-    (Settings, {"top_p": 0}, "^top_p must be in"),
-    (Settings, {"top_p": float("inf")}, "^top_p must be in"),
-    (Settings, {"min_p": 2}, "^min_p must be in"),
-    (Settings, {"greedy": 2}, "^greedy must be True or False"),
-    (Settings, {"stop": ["a", b""]}, r"^stop\[1\] is empty"),
-    (Settings, {"eps": 1}, r"^eps must be in \[0, 1\)"),
-    (Settings, {"eps": -0.1}, r"^eps must be in \[0, 1\)"),
-    (Settings, {"eps": None}, "^eps must be a number"),
-    (Settings, {"exact": 1}, "^exact must be True or False"),
-    (Settings, {"exact": None}, "^exact must be True or False"),
-    (TokenSettings, {"method": "heal"}, "^method must be one of"),
-    (TokenSettings, {"method": 3}, "^method must be one of"),
-    (TokenSettings, {"backup": 0}, "^backup must be"),
+    (SamplingParams, {"max_bytes": 0}, "^max_bytes must be at least 1, not 0"),
+    (SamplingParams, {"max_bytes": -1}, "^max_bytes must be at least 1"),
+    (SamplingParams, {"max_bytes": 2.5}, "^max_bytes must be an integer"),
+    (SamplingParams, {"max_bytes": True}, "^max_bytes must be an integer"),
+    (SamplingParams, {"temperature": "hot"}, "^temperature must be a number"),
+    (SamplingParams, {"temperature": None}, "^temperature must be a number"),
+    (
+      SamplingParams,
+      {"temperature": float("nan")},
+      "^temperature must be above 0",
+    ),
+    (
+      SamplingParams,
+      {"temperature": float("inf")},
+      "^temperature must be a finite",
+    ),
+    (
+      SamplingParams,
+      {"temperature": 0},
+      "^temperature must be above 0.*greedy=True",
+    ),
+    (SamplingParams, {"temperature": -1}, "^temperature must be above 0"),
+    (SamplingParams, {"top_k": 1.5}, "^top_k must be an integer"),
+    (SamplingParams, {"top_k": 2**40}, "^top_k must fit in 32 bits"),
+    (SamplingParams, {"top_k": -1}, "^top_k must be 0"),
+    (SamplingParams, {"top_p": 0}, "^top_p must be in"),
+    (SamplingParams, {"top_p": float("inf")}, "^top_p must be in"),
+    (SamplingParams, {"min_p": 2}, "^min_p must be in"),
+    (SamplingParams, {"greedy": 2}, "^greedy must be True or False"),
+    (SamplingParams, {"stop": ["a", b""]}, r"^stop\[1\] is empty"),
+    (SamplingParams, {"eps": 1}, r"^eps must be in \[0, 1\)"),
+    (SamplingParams, {"eps": -0.1}, r"^eps must be in \[0, 1\)"),
+    (SamplingParams, {"eps": None}, "^eps must be a number"),
+    (SamplingParams, {"exact": 1}, "^exact must be True or False"),
+    (SamplingParams, {"exact": None}, "^exact must be True or False"),
+    (TokenSamplingParams, {"method": "heal"}, "^method must be one of"),
+    (TokenSamplingParams, {"method": 3}, "^method must be one of"),
+    (TokenSamplingParams, {"backup": 0}, "^backup must be"),
   ],
 )
 def test_settings_of_the_samplers_that_make_no_sense(cls, given, message):
@@ -610,15 +622,17 @@ def test_settings_of_the_samplers():
     "stop": "\n",
     "eps": 0,
   }
-  found = arguments.settings(Settings, given)
-  assert found == Settings(
+  found = arguments.settings(SamplingParams, given)
+  assert found == SamplingParams(
     max_bytes=4, temperature=0.5, top_k=3, stop=(b"\n",), eps=0.0
   )
   assert [type(getattr(found, name)) for name in given] == [
     int, float, int, bool, tuple, float
   ]  # fmt: skip
-  found = arguments.settings(TokenSettings, {"max_bytes": 4, "method": "token"})
-  assert found == TokenSettings(max_bytes=4, method="token")
+  found = arguments.settings(
+    TokenSamplingParams, {"max_bytes": 4, "method": "token"}
+  )
+  assert found == TokenSamplingParams(max_bytes=4, method="token")
 
 
 # Members of an ensemble ------------------------------------------------------
@@ -712,12 +726,12 @@ def test_what_calls_it_is_not_imported():
 
 def test_settings_are_named_where_help_looks():
   for function, cls in (
-    (ByteLM.sample, Settings),
-    (ByteLM.sampler, Settings),
-    (ByteLM.stream, Settings),
-    (ByteLM.sample_tokens, TokenSettings),
-    (Session.sample, Settings),
-    (Sessions.sample, Settings),
+    (ByteLM.sample, SamplingParams),
+    (ByteLM.sampler, SamplingParams),
+    (ByteLM.stream, SamplingParams),
+    (ByteLM.sample_tokens, TokenSamplingParams),
+    (Session.sample, SamplingParams),
+    (Sessions.sample, SamplingParams),
   ):
     found = inspect.signature(function).parameters
     assert {field.name for field in dataclasses.fields(cls)} <= set(found)

@@ -68,10 +68,12 @@ class Bench:
     rng.shuffle(chosen)
     return [b"", *chosen][: self.entry.many]
 
-  def query(self, text: bytes, padded: bool = True) -> scoring.Query:
+  def query(self, text: bytes, padded: bool = True) -> scoring.ScoringQuery:
     """The query of a working text."""
     tables = self.padded if padded else self.tables
-    return scoring.Query(prefix=self.entry.start, text=text, start=tables.start)
+    return scoring.ScoringQuery(
+      prefix=self.entry.start, text=text, start=tables.start
+    )
 
   def byte_lm(self, **rest) -> lm.ByteLM:
     """The byte-level model, with padded tables."""

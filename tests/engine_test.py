@@ -545,7 +545,8 @@ def test_bounds_of_members_bound_the_whole(rule, heats, weight, more, seed):
     for own, part in zip(weight, more, strict=True)
   ]
   told = pool.rule(
-    pooling.tempered(pool, rows), jnp.asarray(np.tile(share, (WAYS, 1)))
+    pooling.apply_temperature(pool, rows),
+    jnp.asarray(np.tile(share, (WAYS, 1))),
   )
   low, whole = np.exp(np.float64(low)), np.exp(np.float64(told))
   lack = np.exp(np.float64(lack))

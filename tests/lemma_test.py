@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from benches import close, make_bench
 
-from byteprob import covers, lemma, numerics
+from byteprob import lemma, numerics, token_tree
 
 NAMES = ["gemma", "gpt2"]
 
@@ -35,7 +35,7 @@ def rows_of(token, eos):
   block = np.pad(
     block, ((0, 0), (0, -block.shape[1] % lemma.BLOCK)), constant_values=-np.inf
   )
-  return lemma.Rows(
+  return lemma.TokenLogProbs(
     token=jnp.asarray(token),
     block=jnp.asarray(block),
     group=jnp.asarray(sums(block)),
@@ -64,7 +64,9 @@ def test_mass_is_the_sum_over_an_interval(size):
   pairs = [(a, b) for a in edges for b in edges if a <= b]
   row = rng.integers(0, 3, len(pairs))
   low, high = np.array(pairs).T
-  found = jax.jit(lemma.mass)(rows, *map(jnp.asarray, (row, low, high)))
+  found = jax.jit(lemma.interval_logsumexp)(
+    rows, *map(jnp.asarray, (row, low, high))
+  )
   token = np.asarray(rows.token)
   wanted = [logsum(token[r, a:b]) for r, (a, b) in zip(row, pairs, strict=True)]
   close(found, np.array(wanted))
@@ -76,7 +78,7 @@ def test_mass_keeps_what_is_small_beside_what_is_large():
   token[0, 255] = 80.0
   rows = rows_of(token, np.zeros(1, np.float32))
   one = jnp.ones(1, jnp.int32)
-  found = lemma.mass(rows, 0 * one, one, 255 * one)
+  found = lemma.interval_logsumexp(rows, 0 * one, one, 255 * one)
   close(found, np.array([-200 + np.log(254)]), 2e-5)
 
 
@@ -84,18 +86,20 @@ def test_mass_keeps_what_is_small_beside_what_is_large():
 def standing_of(name):
   """Nodes of a few texts, one after the other, and what they spell."""
   one = make_bench(name)
-  capacity = covers.Capacity(nodes=24, states=8, width=16)
+  capacity = token_tree.Capacity(nodes=24, states=8, width=16)
   texts = [text for text in one.texts() if len(text) <= 16][-6:]
   parts, nodes = [], []
   for text in texts:
     buffer = np.zeros((1, 16), np.uint8)
     buffer[0, : len(text)] = list(text)
     length, start = np.array([len(text)]), np.array([one.padded.start])
-    read = jax.jit(covers.read, static_argnums=1)
+    read = jax.jit(token_tree.read, static_argnums=1)
     found, _, path = read(one.padded, capacity, buffer, length, start)
     found, path = jax.tree.map(lambda leaf: leaf[0], (found, path))
     count = int(found.count)
-    parts.append(covers.standing(one.padded, found, path, jnp.arange(count)))
+    parts.append(
+      token_tree.standing(one.padded, found, path, jnp.arange(count))
+    )
     token_id = np.asarray(one.padded.token_id)
     ids = [()]
     for token, parent in zip(

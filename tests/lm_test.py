@@ -136,9 +136,8 @@ def test_chunks_of_pruned_texts_meet(monkeypatch):
   one = make_bench("gpt2")
   model, text = one.byte_lm(), b"a's all as  sa'll\n\nas l" * 6
   wanted = model.logprob(text)
-  monkeypatch.setattr(score, "_rows", lambda longest: 32)
-  monkeypatch.setattr(score, "_PRUNED_NODES", 40)
-  monkeypatch.setattr(score, "_PRUNED_ROWS", 4)
+  sizes = {0: (32, 32)}
+  monkeypatch.setattr(score, "_sizes", lambda _, eps: sizes.get(eps, (4, 40)))
   exact = model.byte_logprobs(text)
   assert abs(model.logprob(text) - wanted) < 1e-4
   assert abs(exact.sum(dtype=np.float64) - wanted) < 1e-4

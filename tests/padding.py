@@ -64,7 +64,8 @@ def pad(tables: Tables, sizes: Mapping[str, int]) -> Tables:
     next=_pad(wide, sizes["Q"], -1),
     child=_repeat(tables.child, sizes["children"]),
     bpe=tables.bpe and _pad_bpe(tables.bpe, sizes),
-    greedy=tables.greedy and _pad_greedy(tables.greedy, sizes),
+    longest_match=tables.longest_match
+    and _pad_longest_match(tables.longest_match, sizes),
     unigram=tables.unigram and _pad_unigram(tables.unigram, sizes),
     info=info,
   )
@@ -111,17 +112,17 @@ def _pad_bpe(bpe, sizes):
   return dataclasses.replace(bpe, **fields)
 
 
-def _pad_greedy(greedy, sizes):
+def _pad_longest_match(rule, sizes):
   codes = 2 * sizes["M"]
   axes = {
     **dict.fromkeys(("node", "inside", "begin"), (sizes["Y"], 0)),
     "spelled": (sizes["T"], 0),
     "open": (codes, False),
     "link": (codes, -1),
-    "run_of": (codes + 1, int(greedy.run_of[-1])),
+    "run_of": (codes + 1, int(rule.run_of[-1])),
     **dict.fromkeys(("low", "high"), (4 * sizes["R"], 0)),
   }
-  return _pad_all(greedy, axes, runs=_at_most(greedy.runs, sizes["runs"]))
+  return _pad_all(rule, axes, runs=_at_most(rule.runs, sizes["runs"]))
 
 
 def _pad_unigram(unigram, sizes):

@@ -26,7 +26,7 @@ def pool(rule, shares=WEIGHTS, members=None) -> np.ndarray:
   told = rows() if members is None else np.asarray(members)
   made = pooling.Pool(rule=rule, follows=False, temperatures=(1.0,) * len(told))
   return np.exp(
-    pooling.pooled(
+    pooling.combine(
       made,
       jnp.asarray(logs(told), jnp.float32),
       jnp.asarray(logs(shares), jnp.float32),
@@ -123,6 +123,8 @@ def test_temperatures():
   made = pooling.Pool(
     rule=pooling.mixture, follows=False, temperatures=(1.0, 0.5, 2.0)
   )
-  found = pooling.tempered(made, list(jnp.asarray(logs(p), jnp.float32)))
+  found = pooling.apply_temperature(
+    made, list(jnp.asarray(logs(p), jnp.float32))
+  )
   wanted = p ** np.array([1, 2, 0.5])[:, None]
   near(np.exp(found), wanted / wanted.sum(1, keepdims=True))

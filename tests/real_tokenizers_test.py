@@ -24,7 +24,7 @@ import tokenizers
 import tokenizers_zoo
 from tokenizers import normalizers, pre_tokenizers
 
-from byteprob import covers, lemma, scoring
+from byteprob import lemma, scoring, token_tree
 from byteprob.tokenization import load_tables
 from byteprob.tokenization.tables import Tables
 
@@ -66,7 +66,7 @@ class Real:
       part = list(texts[first : first + BATCH])
       part += [b""] * (BATCH - len(part))
       queries = [
-        scoring.Query(prefix=(0,), text=text, start=self.tables.start)
+        scoring.ScoringQuery(prefix=(0,), text=text, start=self.tables.start)
         for text in part
       ]
       nodes = jax.device_get(scoring.read(self.tables, queries)[0])
@@ -79,13 +79,15 @@ class Real:
 
   def allowed(self, node: oracle.Node, work: bytes) -> list[int]:
     """The tokens that may follow a node, as the library has it."""
-    query = scoring.Query(prefix=(0,), text=work, start=self.tables.start)
+    query = scoring.ScoringQuery(
+      prefix=(0,), text=work, start=self.tables.start
+    )
     nodes, _, path = jax.tree.map(
       lambda leaf: leaf[0], scoring.read(self.tables, [query])
     )
     ids = np.asarray(self.tables.token_id)
     at = scoring.paths(scoring.nodes(self.tables, query), ids).index(node)
-    one = covers.standing(self.tables, nodes, path, jnp.array([at]))
+    one = token_tree.standing(self.tables, nodes, path, jnp.array([at]))
     return ids[np.asarray(lemma.mask(self.tables, one)[0][0])].tolist()
 
 

@@ -5,23 +5,23 @@ import json
 import random
 
 import benches
-import covers_test
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
+import token_tree_test
 import tokenizers
 import tokenizers_zoo as zoo
 from tokenizers import AddedToken, pre_tokenizers
 
-from byteprob import covers, lemma, scoring
+from byteprob import lemma, scoring, token_tree
 from byteprob.errors import UnsupportedTokenizerError
 from byteprob.rules import unigram as law
 from byteprob.tokenization import cache, compile_tables, huggingface, unigram
 from byteprob.tokenization.tables import LIMB
 
-MAKERS = {"greedy": zoo.random_greedy, "unigram": zoo.random_unigram}
+MAKERS = {"longest_match": zoo.random_greedy, "unigram": zoo.random_unigram}
 
 
 def check(entry: zoo.Entry, seed: int) -> None:
@@ -29,8 +29,8 @@ def check(entry: zoo.Entry, seed: int) -> None:
   one = benches.bench_of(entry, seed)
   texts = sorted(one.texts(), key=len)[-24:]
   token_id = np.asarray(one.padded.token_id)
-  nodes, front, masks = covers_test.read(
-    one.padded, covers_test.CAPACITY, *covers_test.spread(one, texts)
+  nodes, front, masks = token_tree_test.read(
+    one.padded, token_tree_test.CAPACITY, *token_tree_test.spread(one, texts)
   )
   assert not front.overflow.any()
   nodes, (allowed, may_end) = jax.device_get((nodes, masks))
@@ -159,7 +159,7 @@ def test_nodes_stand_alike_alone_and_among_all(name):
   own = np.array([3, 0, nodes.count[0] - 1, 3])
   every = scoring._standing(one.padded, nodes, path)
   nodes, path = jax.tree.map(lambda leaf: leaf[0], (nodes, path))
-  some = covers.standing(one.padded, nodes, path, own)
+  some = token_tree.standing(one.padded, nodes, path, own)
   for found, wanted in zip(
     jax.tree.leaves(some), jax.tree.leaves(every), strict=True
   ):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from benches import check_shares, close, make_bench
 
-from byteprob import covers, scoring
 from byteprob import lm as lm_lib
+from byteprob import scoring, token_tree
 from byteprob.engine import request
 from byteprob.errors import PromptError
 from byteprob.sampling import starts, tokendraw, tokenloop, tokenwise
@@ -259,7 +259,7 @@ def test_warpers_leave_of_tokens_what_they_leave_of_bytes(settings):
   values[3, ::2] = -np.inf
   values[4, 3:] = -np.inf
   wanted = [law_of_warpers(row, **settings) for row in values]
-  asked = tokenwise.TokenSettings(max_bytes=1, **settings)
+  asked = tokenwise.TokenSamplingParams(max_bytes=1, **settings)
   how = tokendraw.How(
     match="starts",
     greedy=False,
@@ -385,7 +385,7 @@ def test_more_room_is_made_where_it_is_needed(name, monkeypatch):
     model = lm_lib.ByteLM(one.model, tight)
   else:
     read_on = scoring.read_on
-    few = covers.Capacity(nodes=24, states=model.tables.hypotheses)
+    few = token_tree.Capacity(nodes=24, states=model.tables.hypotheses)
     monkeypatch.setattr(
       scoring,
       "read_on",

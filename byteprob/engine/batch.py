@@ -36,8 +36,8 @@ from byteprob.engine.prefill import prefill
 from byteprob.engine.request import DecodeRequest, LogitWarpers
 from byteprob.engine.state import MemberState, init
 from byteprob.errors import PromptError
-from byteprob.mesh import split
-from byteprob.plan import Query, distinct
+from byteprob.mesh import shard_batch
+from byteprob.plan import ScoringQuery, distinct
 from byteprob.pooling import Pool
 from byteprob.rules.common import NONE
 from byteprob.tokenization.tables import Tables
@@ -76,18 +76,19 @@ class Reader:
 
   model: Model
   tables: Tables
-  queries: Sequence[Query]
+  queries: Sequence[ScoringQuery]
   empty_end: Sequence[float] = ()
   spelled: Sequence[bool] = ()
   trust_model: bool = False
 
 
 class Drawn(NamedTuple):
-  """What a text has become, on the host.
+  """Results of drawing one text, on the host.
 
   Attributes:
     text: bytes drawn.
-    logprob: `float32[n]` of each, and of the end; see `State.logprob`.
+    logprob: `float32[n]` log-prob of each, and of the end; see
+      `State.logprob`.
     status: see `generate`.
     calls: model calls.
     slots: most cache slots in use, of all members together.
@@ -168,7 +169,7 @@ class Batch:
     weights = np.zeros((self.size, len(readers)), np.float32)
     if log_weights is not None:
       weights[: self.texts] = log_weights
-    self.state = split(
+    self.state = shard_batch(
       self._params,
       State(
         members=tuple(members),

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt8, UInt32
 
-from byteprob.covers import Standing
 from byteprob.engine import frontier as frontiers
 from byteprob.engine.config import EngineConfig
 from byteprob.engine.frontier import Frontier, live
 from byteprob.engine.state import MemberState, one_bit, unpack, used_slots
 from byteprob.rules.common import NONE
+from byteprob.token_tree import MaskInputs
 from byteprob.tokenization.tables import Tables
 
 
@@ -40,21 +40,21 @@ class NodeLog(NamedTuple):
   parent: Int[Array, "B N"]
   entry: Int[Array, "B N"]
   step: Int[Array, "B N"]
-  inputs: Standing
+  inputs: MaskInputs
   count: Int[Array, " B"]
 
 
 class Chunk(NamedTuple):
-  """What reading a chunk's bytes gives, `[B, C, W]` by byte and entry.
+  """Results of reading a chunk's bytes, `[B, C, W]` by byte and entry.
 
   Attributes:
     frontier: the entries after the last byte.
-    row: `int32[B, W]` the row that tells of each, -1 for none.
+    row: `int32[B, W]` row number of each of them, -1 for none.
     log: the nodes without a row.
-    trie_node: each entry's after each byte, -1 where it is gone.
-    rows: the row that tells of it.
-    parent: `int32` of entries that are born at the byte the parent's row; -1
-      for the others.
+    trie_node: `int32` of each entry after each byte, -1 where it is gone.
+    rows: `int32` row number of each entry after each byte.
+    parent: `int32` row number of the parent, for entries that are born at the
+      byte; -1 for the others.
     taken: `int32[B]` bytes read.
     overflow: `bool[B]` the frontier is too small for the next byte.
   """
@@ -214,9 +214,9 @@ class Schedule(NamedTuple):
 
   Attributes:
     needed: `bool[B, N]`.
-    leads: `bool[B, N]` those of them that the chunk's last byte needs: they
-      lead to an entry after it, or are one and some of their next token has
-      been read.
+    leads: `bool[B, N]` those of them that lead to an entry after the chunk;
+      and, if its last byte is scored, entries that have read a part of their
+      next token.
     slot: `int32[B, N]` slot of each, `S` for none.
     attends: `uint32[B, N, S / 32]` slots of its ancestors, and its own if it
       is needed.
@@ -236,6 +236,7 @@ def assign_slots(
   chunk: Chunk,
   every: Bool[Array, " B"],
   last: Bool[Array, " B"],
+  scored: Bool[Array, ""],
 ) -> Schedule:
   """Chooses the nodes that the model has to see, and gives them slots.
 
@@ -246,6 +247,7 @@ def assign_slots(
     every: texts whose nodes are all needed: each byte's log-prob is wanted.
       Else those will do that lead to an entry after the chunk.
     last: texts whose last entries are needed, too.
+    scored: whether the last byte's log-prob is wanted.
   """
   batch, count = chunk.log.node.shape
   width = config.max_frontier
@@ -269,6 +271,7 @@ def assign_slots(
   # The last byte's probability needs all of these, but for the youngest.
   begun = jnp.where(chunk.frontier.trie_node > frontiers.ROOT, own, count)
   ends = leads.at[each, begun].set(True, mode="drop")
+  leads = jnp.where(scored, ends, leads)
   needed = leads | (alive & last[:, None]) | every[:, None]
   needed &= there
 
@@ -307,7 +310,7 @@ def assign_slots(
   )
   return Schedule(
     needed=needed,
-    leads=ends & there,
+    leads=leads & there,
     slot=slot,
     attends=attends,
     full=full,

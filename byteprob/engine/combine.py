@@ -84,5 +84,5 @@ def exact(
   known: Sequence[Float[Array, "B 257"]],
 ) -> Float[Array, "B 257"]:
   """Next-byte log-probs where all entries are evaluated; normalized."""
-  rows = pooling.tempered(pool, [normalized(one) for one in known])
-  return normalized(pooling.pooled(pool, rows, log_weights))
+  rows = pooling.apply_temperature(pool, [normalized(one) for one in known])
+  return normalized(pooling.combine(pool, rows, log_weights))

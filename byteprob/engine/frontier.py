@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from byteprob import rules
-from byteprob.covers import Standing
 from byteprob.engine.config import EngineConfig
 from byteprob.rules import common
 from byteprob.rules.common import NONE, child, running_sum
+from byteprob.token_tree import MaskInputs
 from byteprob.tokenization.tables import Tables
 
 ROOT = 0
@@ -99,9 +99,9 @@ def init_frontier(
   return frontier._replace(rule_state=_rule_state(tables, frontier))
 
 
-def mask_inputs(frontier: Frontier) -> Standing:
-  """What decides on the tokens that may follow each entry."""
-  return Standing(
+def mask_inputs(frontier: Frontier) -> MaskInputs:
+  """Arguments of the token mask of each entry."""
+  return MaskInputs(
     last=frontier.token,
     states=frontier.states,
     forms=frontier.forms,
@@ -221,7 +221,7 @@ def _candidates(tables, first, trie_node):
 
 
 def _rule_state(tables, frontier):
-  """What the rule's mask needs of nodes that have just been born."""
+  """The rule's own argument of its mask, for nodes that were just born."""
   count = len(frontier.node)
   each = jnp.arange(count, dtype=jnp.int32)
   shape = (count, count)

@@ -68,11 +68,11 @@ for the others."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-  """What the loop is compiled for.
+  """Static arguments of the compiled loop.
 
   Attributes:
     members: the models.
-    pool: how members become one; None for one alone.
+    pool: how the members are combined; None for one alone.
     key_impl: kind of the random keys (`jax.random.key_impl`).
   """
 
@@ -352,7 +352,7 @@ def _follow(pool, log_weights, known, symbol, grow):
   """The members' weights after a byte."""
   if pool is None or not pool.follows:
     return log_weights
-  rows = pooling.tempered(pool, [normalized(one) for one in known])
+  rows = pooling.apply_temperature(pool, [normalized(one) for one in known])
   after = pooling.shares(pool, log_weights, rows[:, None], symbol[:, None])[
     :, 1
   ]

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Int
 
 
 class Needs(enum.IntFlag):
-  """What a text lacks; it stands still until that is there.
+  """Unmet needs of a text; it stands still until they are met.
 
   Attributes:
     SLOTS: slots of the cache (`EngineConfig.capacity`).

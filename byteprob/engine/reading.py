@@ -39,18 +39,17 @@ these entries themselves; or all, so that each byte's log-prob is known.
 
 
 class Reading(NamedTuple):
-  """What reading texts gives beside their states.
+  """Results of reading texts, beside their states.
 
   Attributes:
     logprob: `float32[B, n]` log-prob of each byte given those before it, with
       `ALL`; else 0.
-    taken: `int32[B]` bytes read; fewer than there are if something has to
-      grow.
+    taken: `int32[B]` bytes read; fewer than given if something has to grow.
     slots: `bool[B]` the cache has too few slots.
     overflow: `bool[B]` the frontier is too small.
     late: `bool[B]` the text is longer than the model's context.
-    next: `float32[B, n, 257]` next-byte log-probs after each byte, where they
-      are asked for; not normalized with `trust_model`.
+    next: `float32[B, n, 257]` next-byte log-probs after each byte; not
+      normalized with `trust_model`. None without the flag `along`.
   """
 
   logprob: Float[Array, "B n"]
@@ -130,18 +129,21 @@ def read(
 
 
 class _Sums(NamedTuple):
-  """What is kept of a chunk's rows, by byte and entry or by logged node.
+  """Sums taken from a chunk's rows, by byte and entry or by logged node.
 
   Attributes:
-    ending: `float32[B, C, W, 257]` log-prob of the tokens that start with
-      them and a next byte; None where nobody asks.
+    ending: `float32[B, C, W, 257]` log-prob of the tokens that start with the
+      bytes from the entry's node up to this byte, and a next byte; None
+      without `Reading.next`.
     starts: `float32[B, C, W]` log-prob of the tokens that start with the
-      bytes between the entry's node and this byte.
-    beyond: the same of those that go on after it; None where nobody asks.
+      bytes from the entry's node up to this byte.
+    beyond: the same of the longer ones among them; None without
+      `trust_model`.
     step: `float32[B, N]` log-prob of each node's last token.
-    spelled: `float32[B, W + N]` see `lemma.Rows.total`.
+    spelled: `float32[B, W + N]` see `lemma.TokenLogProbs.total`.
     ahead: `float32[B, W]` log-prob of the tokens that carry each entry past
-      the bytes before the chunk, where its row was there.
+      the bytes before the chunk, if its row had been computed; None without
+      `trust_model`.
     rows: the last entries' rows.
     cache: the model's.
   """
@@ -152,7 +154,7 @@ class _Sums(NamedTuple):
   step: Float[Array, "B N"]
   spelled: Float[Array, "B WN"]
   ahead: Float[Array, "B W"] | None
-  rows: lemma.Rows
+  rows: lemma.TokenLogProbs
   cache: Cache
 
 
@@ -163,8 +165,16 @@ def _read_chunk(config, tables, params, member, text, length, need, eps, found):
   chunk = grow_chunk(config, tables, member, text, found.taken, length)
   taken = found.taken + chunk.taken
   last = taken >= length
-  every = jnp.broadcast_to(need == ALL, (batch,))
-  plan = assign_slots(config, member, chunk, every, last & (need >= ENTRIES))
+  scored = need == ALL
+  every = scored if config.differentiable else scored & (eps < 1)
+  plan = assign_slots(
+    config,
+    member,
+    chunk,
+    jnp.broadcast_to(every, (batch,)),
+    last & (need >= ENTRIES),
+    scored,
+  )
   position = member.offset[:, None] + chunk.log.depth
   late = ((position >= config.context_length) & plan.needed).any(1)
   # Without room for the next byte, what fits is read all the same.
@@ -295,7 +305,7 @@ def _worthy(chunk, done, heavy):
 
 
 def _old_rows(config, tables, member, chunk, need, found) -> _Sums:
-  """What the rows of the entries from before the chunk tell."""
+  """Sums taken from the rows of entries from before the chunk."""
   batch, width = member.evaluated.shape
   count, steps = config.chunk_nodes, config.chunk_bytes
   each = jnp.arange(batch)[:, None]
@@ -431,22 +441,24 @@ def _ahead(tables, member):
   low = tables.low[trie_node] + tables.equal[trie_node]
   high = jnp.where(trie_node == NONE, low, tables.high[trie_node])
   row = jnp.arange(batch * width, dtype=jnp.int32)
-  found = lemma.mass(flat(member.rows), row, low, high).reshape(batch, width)
+  found = lemma.interval_logsumexp(flat(member.rows), row, low, high).reshape(
+    batch, width
+  )
   at_node = member.frontier.trie_node == ROOT
   found = jnp.where(at_node, member.rows.total, found)
   return jnp.where(member.evaluated, found, -jnp.inf)
 
 
 def _follow(config, tables, chunk, rows, own, entry, first, wanted, sums):
-  """What rows say of the text that follows their nodes.
+  """Fills in `starts` and `beyond` of rows, along the chunk's bytes.
 
   Args:
     rows: `[B, R, ...]`.
     own: `int32[B, R]` number of each row, -1 for none.
     entry: `int32[B, R]` the entry that it belongs to.
     first: `int32[B, R]` the byte after its node.
-    wanted: whether anyone asks.
-    sums: what is added to.
+    wanted: `bool[]` nothing is done without it.
+    sums: the sums so far.
   """
   batch, count = own.shape
   each = jnp.arange(batch)[:, None]
@@ -474,7 +486,9 @@ def _follow(config, tables, chunk, rows, own, entry, first, wanted, sums):
 
     def mass(low):
       stop = jnp.where(here, high, low)
-      found = lemma.mass(flat_rows, row, low.ravel(), stop.ravel())
+      found = lemma.interval_logsumexp(
+        flat_rows, row, low.ravel(), stop.ravel()
+      )
       return found.reshape(batch, count)
 
     starts = starts.at[each, put, entry].set(mass(low), mode="drop")
@@ -494,14 +508,14 @@ def _follow(config, tables, chunk, rows, own, entry, first, wanted, sums):
 
 
 def _branch(config, tables, chunk, rows, numbers, count, sums):
-  """What rows say of the bytes that may come after each byte.
+  """Fills in `ending` of rows: the next byte after each of the chunk's bytes.
 
   Args:
     rows: `[B, R, ...]`.
-    numbers: `int32[B, M]` which of them tells of each row number of the chunk,
-      -1 if none does.
+    numbers: `int32[B, M]` index in `rows` of each row number of the chunk, -1
+      if it is not there.
     count: `R`.
-    sums: what is added to.
+    sums: the sums so far.
   """
   if sums.ending is None:
     return sums
@@ -522,14 +536,16 @@ def _branch(config, tables, chunk, rows, numbers, count, sums):
 
 
 class _Weights(NamedTuple):
-  """What adding up the covers gives.
+  """Results of marginalizing over the covers of each prefix.
 
   Attributes:
     byte: `float32[B, C]` log-prob of each byte.
-    next: `float32[B, C, 257]` what may follow each; None if nobody asks.
+    next: `float32[B, C, 257]` log-probs of the byte after each; None without
+      `Reading.next`.
     last: `float32[B, W]` log of each last entry's probability over that of
       the text.
-    share: `float32[B, N]` the same of each logged node where it ends.
+    share: `float32[B, N]` log of each logged node's probability over that of
+      the text up to the node's end.
   """
 
   byte: Float[Array, "B C"]

@@ -22,7 +22,7 @@ _TIE = 4e-6
 
 
 class LogitWarpers(NamedTuple):
-  """What is done to log-probs before a draw.
+  """Logits warpers: how log-probs are changed before a draw.
 
   Attributes:
     temperature: `float32[]`, log-probs are divided by it.
@@ -41,7 +41,7 @@ class LogitWarpers(NamedTuple):
 
 
 class DecodeRequest(NamedTuple):
-  """What is wanted of all texts.
+  """Settings of drawing that all texts of a batch share.
 
   Attributes:
     warpers: how bytes are drawn.
@@ -177,16 +177,17 @@ def _product(a, b):
 
 
 def _cut(warpers, low, high, rest):
-  """What symbols have at least once some are cut off, and may have more.
+  """Bounds of the symbols' masses after top-k, top-p and min-p.
 
   Args:
-    warpers: what cuts symbols off.
-    low: `[A]` what each has at least before.
-    high: `[A]` what each has at most.
-    rest: `[]` what all of them may have more than `low`.
+    warpers: the warpers.
+    low: `[A]` lower bound of each symbol's mass.
+    high: `[A]` upper bound of each.
+    rest: `[]` most mass that all of them together may have beyond `low`.
 
   Returns:
-    `[A]` and `[]`.
+    `[A]` the new lower bounds, 0 where a symbol may be cut off; and `[]` the
+    new `rest`.
   """
   top_k = jnp.where(warpers.greedy, 1, warpers.top_k)
   known = (low == high).all()

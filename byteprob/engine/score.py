@@ -28,24 +28,22 @@ from byteprob.plan import distinct
 MAX_LOGITS = 2**26
 """Logits of one model call, for all texts."""
 
-_PRUNED_ROWS, _PRUNED_NODES = 64, 512
-"""Rows of a model call, and nodes of a chunk, where some are left out."""
-
 MAX_TEXTS = 64
 """Texts side by side."""
 
 
 class Scored(NamedTuple):
-  """What scoring says of a text.
+  """Results of scoring the last `n` bytes of one text.
 
   Attributes:
-    byte: `float32[n]` log-prob of each byte that was asked about, given those
-      before it.
+    byte: `float32[n]` log-prob of each scored byte, given those before it.
     next: `float32[257]` log-probs of the byte after the text; normalized. None
-      unless it was asked for.
-    before: log-prob of the context's bytes; 0 unless it is asked for.
-    along: `float32[n + 1, 257]` the same before each byte that was asked
-      about, and after the last; None unless it was asked for.
+      without the flag `following`.
+    before: log-prob of the bytes before the scored ones; 0 without the flag
+      `before`.
+    along: `float32[n + 1, 257]` log-probs of the next byte before each scored
+      byte, and after the last; normalized. None without the flag
+      `along`.
   """
 
   byte: Float[np.ndarray, " n"]
@@ -113,6 +111,15 @@ def _rows(longest: int) -> int:
   return 32 if longest <= 64 else 128
 
 
+def _sizes(longest: int, eps: float) -> tuple[int, int]:
+  """Rows of a model call, and nodes of a chunk, for texts of a length."""
+  rows = _rows(longest)
+  if eps == 0 or longest <= 64:
+    return rows, rows
+  # A chunk takes one or two turns: long ones have few rows that are padding.
+  return (96, 512) if longest <= 512 else (128, 1024)
+
+
 def _score(reader, counted, *, along, context, following, eps) -> list[Scored]:
   queries = reader.queries
   texts = [
@@ -123,11 +130,10 @@ def _score(reader, counted, *, along, context, following, eps) -> list[Scored]:
   ]
   longest = max(len(query.text) for query in queries)
   prefix = max(len(query.prefix) for query in queries)
-  rows = nodes = _rows(longest)
-  if eps and longest > rows:
-    # Two turns a chunk: long chunks have few rows that are padding.
-    rows, nodes = _PRUNED_ROWS, _PRUNED_NODES
-  capacity = 1 << (prefix + longest // 3 + nodes + 31).bit_length()
+  rows, nodes = _sizes(longest, eps)
+  # Slots of a chunk's nodes that do not lead on are free after it.
+  more = nodes if eps < 1 else rows
+  capacity = 1 << (prefix + longest // 3 + more + 31).bit_length()
   size = EngineConfig.of(
     reader.model,
     reader.tables,

@@ -16,7 +16,7 @@ from byteprob.types import Cache, InitCache
 
 
 class MemberState(NamedTuple):
-  """What one model knows of a batch of texts, `[B, ...]` each.
+  """State of one model for a batch of texts, `[B, ...]` each.
 
   Attributes:
     frontier: the frontier entries.
@@ -25,14 +25,14 @@ class MemberState(NamedTuple):
     root_id: `int32[B]` model id of the root's token.
     offset: `int32[B]` position of the root's row in the model.
     logprob: `float32[B, W]` log of each entry's probability over that of the
-      text; anything while `Frontier.parent` awaits a row.
-    evaluated: `bool[B, W]` whether the entry's row is there.
+      text; undefined while `Frontier.parent` awaits a row.
+    evaluated: `bool[B, W]` whether the entry's row has been computed.
     attends: `uint32[B, W, S / 32]` slots of the entry's ancestors and, once it
       is evaluated, its own, a bit each.
     rows: token log-probs after each evaluated entry, `[B, W, ...]`.
-    empty_end: `float32[B]` log-weight of an end of the text that no entry
-      tells of, until a byte is read: of the empty text, where the tokenizer
-      begins every other with a space.
+    empty_end: `float32[B]` log-weight of the end of the empty text, where no
+      entry has it: the tokenizer begins every other text with a space. -inf
+      once a byte is read.
     kept: `float32[B]` log of the share of the text's probability that pruning
       has left.
     peak: `int32[B]` most slots in use.
@@ -47,7 +47,7 @@ class MemberState(NamedTuple):
   logprob: Float[Array, "B W"]
   evaluated: Bool[Array, "B W"]
   attends: UInt32[Array, "B W S/32"]
-  rows: lemma.Rows
+  rows: lemma.TokenLogProbs
   empty_end: Float[Array, " B"]
   kept: Float[Array, " B"]
   peak: Int[Array, " B"]

@@ -54,7 +54,7 @@ class TextState(NamedTuple):
 
 
 class Reading(NamedTuple):
-  """What was read.
+  """Results of reading bytes.
 
   Attributes:
     logprob: `float32[B, n]` log-prob of each byte given those before it; 0
@@ -67,10 +67,10 @@ class Reading(NamedTuple):
 
 
 class Drawn(NamedTuple):
-  """What was drawn.
+  """Results of drawing bytes.
 
   Attributes:
-    byte: `uint8[B, n]`.
+    byte: `uint8[B, n]` the bytes.
     logprob: `float32[B, n]` log-prob of each, and of the end: exact if the
       request is, else a lower bound.
     count: `int32[B]` how many bytes.

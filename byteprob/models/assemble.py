@@ -285,7 +285,7 @@ def _spread(
 def _reader(
   source: Source, rule: Rule, shape: tuple[int, ...]
 ) -> Callable[[int, Index], np.ndarray]:
-  """What reads a part of a target, given the target's number."""
+  """Makes a function that reads a part of a target, by the target's number."""
   if source.part is None or rule.interleaved:
     whole = rule.apply(source.read())
     return lambda number, index: whole[number][index]

@@ -9,16 +9,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
-def rotations(
+def rope_angles(
   positions: Int[Array, "B T"], step: Sequence[float]
 ) -> tuple[Float[Array, "B T 1 D/2"], Float[Array, "B T 1 D/2"]]:
-  """Cosines and sines of every row's angles, for `rotate`."""
+  """Cosines and sines of every row's angles, for `apply_rope`."""
   step = jnp.asarray(step, jnp.float32)[None, None, None]
   angles = positions.astype(jnp.float32)[:, :, None, None] * step
   return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(
+def apply_rope(
   x: Float[Array, "B T N D"],
   cos: Float[Array, "B T 1 D/2"],
   sin: Float[Array, "B T 1 D/2"],

@@ -31,7 +31,7 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-  """What may differ between the layers of one decoder.
+  """Settings of one layer; the layers of a decoder may differ in them.
 
   Attributes:
     window: a row attends to rows less than `window` positions before it, and

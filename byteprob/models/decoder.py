@@ -62,7 +62,7 @@ class Attention(nn.Module):
   how: "How"
 
   @nn.compact
-  def __call__(self, x, rotations, mask, cache, slots):
+  def __call__(self, x, rope_angles, mask, cache, slots):
     cfg, how = self.config, self.how
     dense = functools.partial(_Dense, cfg.precision, how.axis)
 
@@ -77,8 +77,8 @@ class Attention(nn.Module):
       q = Norm("rms", cfg.norm_eps, name="query_norm")(q)
       k = Norm("rms", cfg.norm_eps, name="key_norm")(k)
     if self.layer.rope:
-      q = attention.rotate(q, *rotations)
-      k = attention.rotate(k, *rotations)
+      q = attention.rotate(q, *rope_angles)
+      k = attention.rotate(k, *rope_angles)
     if cache is not None:
       k = attention.write(cache["k"], k, slots)
       v = attention.write(cache["v"], v, slots)
@@ -124,11 +124,11 @@ class Block(nn.Module):
   how: "How"
 
   @nn.compact
-  def __call__(self, x, rotations, mask, cache, slots):
+  def __call__(self, x, rope_angles, mask, cache, slots):
     cfg, how = self.config, self.how
     norm = functools.partial(Norm, cfg.norm, cfg.norm_eps, how.axis)
     y, cache = Attention(cfg, self.layer, how, name="attention")(
-      norm(name="attention_norm")(x), rotations, mask, cache, slots
+      norm(name="attention_norm")(x), rope_angles, mask, cache, slots
     )
     x += norm(name="post_attention_norm")(y) if cfg.sandwich_norm else y
     y = Mlp(cfg, how, name="mlp")(norm(name="mlp_norm")(x))
@@ -154,18 +154,18 @@ class Decoder(nn.Module):
       key_positions = attention.write(cache["positions"], positions, slots)
       new_cache["positions"] = key_positions
     # Each kind of layer needs its mask and its rotations once.
-    masks, rotations = {}, {}
+    masks, rope_angles = {}, {}
     for i, layer in enumerate(cfg.layers):
       if layer.window not in masks:
         masks[layer.window] = attention.window_mask(
           mask, positions, key_positions, layer.window
         )
-      if layer.rope and layer.rope not in rotations:
+      if layer.rope and layer.rope not in rope_angles:
         step = config_lib.frequencies(layer.rope, cfg.head_dim)
-        rotations[layer.rope] = attention.rotations(positions, step)
+        rope_angles[layer.rope] = attention.rope_angles(positions, step)
       x, layer_cache = Block(cfg, layer, how, name=f"layer_{i}")(
         x,
-        rotations.get(layer.rope),
+        rope_angles.get(layer.rope),
         masks[layer.window],
         None if cache is None else cache["layers"][i],
         slots,

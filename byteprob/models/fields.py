@@ -28,12 +28,12 @@ def fail(where: object, problems: Sequence[str]) -> None:
 
 
 def build(make: Callable[[], T], where: object, problems: list[str]) -> T:
-  """What `make` returns, if neither it nor the fields that it read complain.
+  """Calls `make` and returns its result; raises if there were problems.
 
   Raises:
     CheckpointError: `problems` has entries, or `make` raised `ValueError` or
       `ArithmeticError`, for numbers that do not go together. (A look-up that
-      failed gave it a stand-in, so its result would mean nothing.)
+      failed returned a stand-in, so the result of `make` would be wrong.)
   """
   try:
     result = make()
@@ -108,7 +108,7 @@ class Fields:
   def choice(
     self, key: str, table: Mapping[str, T], default: str = _REQUIRED
   ) -> T:
-    """What `table` has for a string."""
+    """Entry of `table` for the string at a key."""
     first = next(iter(table.values()))
     value = self.get(key)
     if value is None:

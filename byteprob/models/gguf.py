@@ -153,7 +153,7 @@ def _read_config(
 
 
 def _sizes(f: Fields, file: gguf_file.GgufFile) -> dict[str, Any]:
-  """What every architecture has."""
+  """Reads the sizes that every architecture has."""
   width, heads = (
     f.integer("embedding_length"),
     f.integer("attention.head_count"),

@@ -133,11 +133,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator["_Cursor"]:
 
 
 class _BrokenError(Exception):
-  """What is wrong with the header."""
+  """Raised for a broken header; says what is wrong with it."""
 
 
 class _UnsupportedError(Exception):
-  """What is in the file that this reader does not know."""
+  """Raised for a feature of the file that this reader does not know."""
 
 
 class _Cursor:

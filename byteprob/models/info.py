@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-  """What a checkpoint declares beside its network.
+  """Metadata that a checkpoint declares beside its network.
 
   Attributes:
     family: `model_type` of a Hugging Face config, architecture of a GGUF.

@@ -7,10 +7,10 @@ row of logits.
 
 import types
 
-from byteprob.rules import bpe, greedy, unigram
+from byteprob.rules import bpe, longest_match, unigram
 from byteprob.tokenization.tables import Tables
 
-_RULES = {"bpe": bpe, "greedy": greedy, "unigram": unigram}
+_RULES = {"bpe": bpe, "longest_match": longest_match, "unigram": unigram}
 
 
 def of(tables: Tables) -> types.ModuleType:

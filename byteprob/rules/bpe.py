@@ -14,14 +14,14 @@ from byteprob.tokenization import cuckoo
 from byteprob.tokenization.tables import BpeTables, Tables
 
 LOCAL = True
-"""What may follow a node is decided by its own path alone."""
+"""The tokens that may follow a node depend on its own path alone."""
 
 _LOOKUPS = 4096
 """As many are done at once, whether they are asked for or not."""
 
 
 def begin(tables: Tables, nodes: int, states: int) -> tuple[()]:
-  """What the law keeps of each node: nothing but its last token."""
+  """Initial `law` of each node: empty, since its last token is enough."""
   del tables, nodes, states
   return ()
 
@@ -38,7 +38,7 @@ def follow(
   Args:
     tables: the tokenizer.
     lanes: pairs that are checked at a time.
-    nodes: the nodes (`covers.Nodes`).
+    nodes: the nodes (`token_tree.TokenTree`).
     parent: the nodes in question, -1 for none.
     token: the tokens, -1 for none.
 
@@ -63,7 +63,7 @@ def follow(
 def by_node(
   tables: Tables, nodes, node, place, own: Int[Array, " R"]
 ) -> tuple[()]:
-  """What `mask` needs beside a node's last token and states: nothing."""
+  """The rule's own argument of `mask`: empty."""
   del tables, nodes, node, place, own
   return ()
 
@@ -143,7 +143,7 @@ def pair_allowed(
 
 
 def _merges(bpe, left, right):
-  """What the merges of pairs of symbols may be: run, right part, start."""
+  """Candidate merges of pairs of symbols: run, right part, start of each."""
   slot = cuckoo.slots(left, right, len(bpe.pair))
   rows = [
     bpe.pair.at[slot[..., way]].get(mode="promise_in_bounds")
@@ -153,7 +153,7 @@ def _merges(bpe, left, right):
 
 
 def _listed(offsets, token, most):
-  """What offsets list of tokens, `[P, most]`: its indices, and if there are."""
+  """Indices of each token's items, `[P, most]`, and whether each exists."""
   bounds = offsets[token[:, None] + jnp.arange(2)[None]]
   item = bounds[:, :1] + jnp.arange(most)[None]
   return item, item < bounds[:, 1:]

@@ -53,12 +53,12 @@ def _carry(high, low):
   return Sum(high + (low >> LIMB), low & (2**LIMB - 1))
 
 
-class Path(NamedTuple):
-  """What the law keeps of each state of each node, `int32[N, H]` each.
+class ViterbiState(NamedTuple):
+  """The rule's `law` of each state of each node, `int32[N, H]` each.
 
   Attributes:
-    anchor: the node that the piece began after.
-    high, low: the sum of the scores since then.
+    anchor: the node after which the piece began.
+    high, low: the sum of the scores since then, as in `Sum`.
   """
 
   anchor: Int[Array, "N H"]
@@ -79,11 +79,11 @@ class Rivals(NamedTuple):
   low: Int[Array, "R H W"]
 
 
-def begin(tables: Tables, nodes: int, states: int) -> Path:
-  """What the law keeps of each node: the root is an anchor."""
+def begin(tables: Tables, nodes: int, states: int) -> ViterbiState:
+  """Initial `law` of each node: the root is the anchor, all sums are 0."""
   del tables
   zero = jnp.zeros((nodes, states), jnp.int32)
-  return Path(anchor=zero, high=zero, low=zero)
+  return ViterbiState(anchor=zero, high=zero, low=zero)
 
 
 def follow(
@@ -92,7 +92,7 @@ def follow(
   nodes,
   parent: Int[Array, " W"],
   token: Int[Array, " W"],
-) -> tuple[Int[Array, "W H"], Path, Bool[Array, ""]]:
+) -> tuple[Int[Array, "W H"], ViterbiState, Bool[Array, ""]]:
   """States after tokens behind nodes that end at one byte.
 
   All of them must be given at once: only the best path of each anchor stays.
@@ -100,7 +100,7 @@ def follow(
   Args:
     tables: the tokenizer.
     lanes: not used.
-    nodes: the nodes (`covers.Nodes`).
+    nodes: the nodes (`token_tree.TokenTree`).
     parent: the nodes in question, -1 for none.
     token: the tokens, -1 for none.
 
@@ -128,7 +128,7 @@ def follow(
   states, anchor, high, low, crowded = common.distinct(
     states, before.shape[1], anchor, *total
   )
-  return states, Path(anchor, high, low), crowded
+  return states, ViterbiState(anchor, high, low), crowded
 
 
 def _beaten(nodes, parent, states, anchor, total):

@@ -1,19 +1,19 @@
 """Host: drawing texts, byte by byte or token by token.
 
-Byte by byte is the engine's loop with `settings`, in a `batch`. Token by token
+Byte by byte is the engine's loop with `params`, in a `batch`. Token by token
 it is `starts`, the loop in `trail`, `tokendraw` and `tokenloop`, and
 `tokenwise`.
 """
 
 from byteprob.sampling.batch import Sample, Sampler
-from byteprob.sampling.settings import Settings, settings_of
-from byteprob.sampling.tokenwise import TokenSample, TokenSettings
+from byteprob.sampling.params import SamplingParams, sampling_params
+from byteprob.sampling.tokenwise import TokenSample, TokenSamplingParams
 
 __all__ = [
   "Sample",
   "Sampler",
-  "Settings",
+  "SamplingParams",
   "TokenSample",
-  "TokenSettings",
-  "settings_of",
+  "TokenSamplingParams",
+  "sampling_params",
 ]

@@ -20,7 +20,7 @@ from byteprob.engine.generate import (
   RUNNING,
   STOPPED,
 )
-from byteprob.sampling.settings import Settings
+from byteprob.sampling.params import SamplingParams
 
 Reason = Literal[
   "running", "end", "max_bytes", "stop", "context", "impossible", "complete"
@@ -86,7 +86,7 @@ class Sampler:
   def __init__(
     self,
     batch: Batch,
-    settings: Settings,
+    settings: SamplingParams,
     *,
     constraint: Constraint | None,
     score: Scorer,

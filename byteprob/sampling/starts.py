@@ -14,12 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from byteprob import covers, lemma, scoring
-from byteprob.covers import NONE, ROOT
+from byteprob import lemma, scoring, token_tree
 from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp
-from byteprob.plan import Query, bucket, distinct, spread, take
+from byteprob.plan import (
+  ScoringQuery,
+  distinct,
+  round_up_to_bucket,
+  spread,
+  take,
+)
 from byteprob.sampling.trail import Spelling
+from byteprob.token_tree import NONE, ROOT
 from byteprob.tokenization import spell_all
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, Model
@@ -38,7 +44,7 @@ class Prompt:
     key: the random key of its text.
   """
 
-  query: Query
+  query: ScoringQuery
   ending: float
   key: jax.Array
 
@@ -114,8 +120,8 @@ def fill(model: Model, starts: Sequence[Start], more: int) -> Cache:
       f" {model.context_length}; shorten it."
     )
   count = np.array([len(ids) - 1 for ids in given], np.int32)
-  cache = model.init_cache(len(given), bucket(longest + more))
-  rows = min(bucket(longest), max(MAX_ROWS // len(given), 1))
+  cache = model.init_cache(len(given), round_up_to_bucket(longest + more))
+  rows = min(round_up_to_bucket(longest), max(MAX_ROWS // len(given), 1))
   tokens = np.zeros((len(given), longest + rows), np.int32)
   for row, ids in zip(tokens, given, strict=True):
     row[: len(ids)] = ids
@@ -159,7 +165,7 @@ class Covers(NamedTuple):
   starts: list[Start]
   cache: Cache
   node: jax.Array
-  nodes: covers.Nodes
+  nodes: token_tree.TokenTree
 
 
 def draw_covers(
@@ -218,7 +224,9 @@ def draw_covers(
     )
     slots.append(done.plan.path(place, at))
   # The rows of all other nodes are done with.
-  order = np.zeros((len(slots), bucket(max(map(len, slots)) + more)), np.int32)
+  order = np.zeros(
+    (len(slots), round_up_to_bucket(max(map(len, slots)) + more)), np.int32
+  )
   for row, path in zip(order, slots, strict=True):
     row[: len(path)] = path
   cache = _moved_slots(done.cache, order, places)
@@ -238,7 +246,7 @@ def _draw_node(tables, rows, front, weight, ending, key, greedy, trust_model):
   rows = jax.tree.map(
     lambda leaf: leaf.reshape(batch * width, *leaf.shape[2:]), rows
   )
-  beyond = lemma.mass(
+  beyond = lemma.interval_logsumexp(
     rows,
     jnp.arange(batch * width),
     tables.low[place] + tables.equal[place],

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from byteprob.covers import NONE
 from byteprob.engine.request import LogitWarpers
 from byteprob.rules.common import child
 from byteprob.sampling.trail import Spelling
+from byteprob.token_tree import NONE
 from byteprob.tokenization.tables import Tables
 
 _BLOCK = 128
@@ -27,13 +27,14 @@ _ONE = int(np.float32(1).view(np.int32))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class How:
-  """What drawing is compiled for.
+  """Static arguments of drawing a token.
 
   Attributes:
-    match: which tokens may stand where bytes of the context are left: those
-      that start with them ("starts"), and go on ("beyond"); or those that
-      start with them, and those that they start with ("parts").
-    greedy, top_k, top_p: whether these controls are in use.
+    match: which tokens match the bytes of the context that are left: those
+      that start with all of them ("starts"); only the longer ones of these
+      ("beyond"); or these and the tokens that are a prefix of the bytes
+      ("parts").
+    greedy, top_k, top_p: whether these warpers are in use.
   """
 
   match: Literal["starts", "beyond", "parts"]
@@ -135,9 +136,10 @@ def draw(
 def weights(
   how: How, controls: LogitWarpers, values: Float[Array, "B V"]
 ) -> Float[Array, "B V"]:
-  """What `request.warp` leaves of each row, over its largest.
+  """Probabilities of each row after the warpers, over the row's largest.
 
-  The law is the same: of tokens that tie the lower ids stay.
+  The warpers are those of `request.warp`: of tokens that tie, the lower ids
+  stay.
   """
   scaled = values / controls.temperature
   weight = jnp.exp(scaled - scaled.max(1)[:, None])

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from byteprob import covers, lemma
-from byteprob.covers import NONE
+from byteprob import lemma, token_tree
 from byteprob.engine.generate import (
   CONTEXT,
   ENDED,
@@ -31,6 +30,7 @@ from byteprob.numerics import logsumexp
 from byteprob.sampling import tokendraw
 from byteprob.sampling import trail as trails
 from byteprob.sampling.trail import Spelling
+from byteprob.token_tree import NONE
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Cache, Extend, Params
 
@@ -39,7 +39,7 @@ _SPACE = 0x20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-  """What the loop is compiled for.
+  """Static arguments of the compiled loop.
 
   Attributes:
     slots: `S`; a row's slot is its position.
@@ -51,7 +51,7 @@ class Limits:
   slots: int
   context_length: int
   how: tokendraw.How
-  capacity: covers.Capacity | None = None
+  capacity: token_tree.Capacity | None = None
 
 
 class State(NamedTuple):

@@ -21,17 +21,17 @@ import numpy as np
 from jaxtyping import Float
 
 from byteprob import rules, scoring
-from byteprob.covers import NONE
 from byteprob.engine.batch import stop_table
 from byteprob.engine.generate import ENDED, IMPOSSIBLE, RUNNING
-from byteprob.plan import Query, bucket
+from byteprob.plan import ScoringQuery, round_up_to_bucket
 from byteprob.sampling import tokenloop
 from byteprob.sampling.batch import REASONS, Reason
-from byteprob.sampling.settings import Common
+from byteprob.sampling.params import Common
 from byteprob.sampling.starts import Prompt, Start, draw_covers, fill, join
 from byteprob.sampling.tokendraw import How
 from byteprob.sampling.tokenloop import Limits, State
 from byteprob.sampling.trail import Read, Spelling, Stands
+from byteprob.token_tree import NONE
 from byteprob.tokenization.tables import Tables
 from byteprob.types import Model
 
@@ -39,7 +39,7 @@ Method = Literal["cover", "token", "healing", "alignment"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenSettings(Common):
+class TokenSamplingParams(Common):
   """How texts are drawn, token by token; see `Common`.
 
   Attributes:
@@ -109,7 +109,7 @@ def from_tokens(
   tables: Tables,
   spelling: Spelling,
   starts: Sequence[Start],
-  settings: TokenSettings,
+  settings: TokenSamplingParams,
 ) -> list[TokenSample]:
   """Goes on from token ids, with no law but the model's own.
 
@@ -130,7 +130,7 @@ def from_covers(
   tables: Tables,
   spelling: Spelling,
   prompts: Sequence[Prompt],
-  settings: TokenSettings,
+  settings: TokenSamplingParams,
   *,
   trust_model: bool = False,
 ) -> list[TokenSample]:
@@ -171,7 +171,7 @@ class _Decoder:
   def __init__(self, model, tables, spelling, starts, settings, cache):
     self._model, self._tables, self._spelling = model, tables, spelling
     self._starts, self._settings = starts, settings
-    self._queries: Sequence[Query] = ()
+    self._queries: Sequence[ScoringQuery] = ()
     matches = {"cover": "beyond", "alignment": "parts"}
     self._limits = Limits(
       slots=jax.tree.leaves(cache)[0].shape[1],
@@ -218,7 +218,7 @@ class _Decoder:
         self._more_law()
 
   def _more_slots(self):
-    slots = bucket(self._limits.slots + self._limits.slots // 2)
+    slots = round_up_to_bucket(self._limits.slots + self._limits.slots // 2)
     more = slots - self._limits.slots
 
     def grow(leaf):
@@ -253,7 +253,7 @@ class _Decoder:
 
   def _read(self, queries, node) -> Read:
     """All nodes of texts, and room for those to come."""
-    more = bucket(self._settings.max_bytes) + self._tables.longest
+    more = round_up_to_bucket(self._settings.max_bytes) + self._tables.longest
     capacity, read = scoring.read_on(
       self._tables, queries, more, self._limits.capacity
     )
@@ -299,11 +299,11 @@ def _stops(stop: Sequence[bytes]):
 def _state(tables, starts, settings, cache) -> State:
   """Texts before their first token."""
   batch = len(starts)
-  size = bucket(max(len(start.rest) for start in starts))
+  size = round_up_to_bucket(max(len(start.rest) for start in starts))
   rest = np.zeros((batch, size), np.uint8)
   for row, start in zip(rest, starts, strict=True):
     row[size - len(start.rest) :] = list(start.rest)
-  bytes_ = bucket(settings.max_bytes)
+  bytes_ = round_up_to_bucket(settings.max_bytes)
   most = size + bytes_
   weight = jnp.array([start.weight for start in starts], jnp.float32)
   ended = jnp.array([start.ended for start in starts])

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt8
 
-from byteprob import covers, rules
-from byteprob.covers import NONE, ROOT
+from byteprob import rules, token_tree
 from byteprob.rules import common
+from byteprob.token_tree import NONE, ROOT
 from byteprob.tokenization.tables import Tables
 
 
@@ -33,7 +33,7 @@ class Spelling(NamedTuple):
 
 
 class Stands(NamedTuple):
-  """For `LOCAL` rules: the nodes that texts stand at; see `covers.Nodes`."""
+  """For `LOCAL` rules: nodes of texts; see `token_tree.TokenTree`."""
 
   token: Int[Array, " B"]
   states: Int[Array, "B H"]
@@ -45,14 +45,14 @@ class Read(NamedTuple):
   """For other rules: all nodes of the texts.
 
   Attributes:
-    nodes, front, path: see `covers.read`.
+    nodes, front, path: see `token_tree.read`.
     node: `int32[B]` the node that each text stands at.
     length: `int32[B]` bytes read.
   """
 
-  nodes: covers.Nodes
-  front: covers.Front
-  path: covers.Path
+  nodes: token_tree.TokenTree
+  front: token_tree.Front
+  path: token_tree.FrontierHistory
   node: Int[Array, " B"]
   length: Int[Array, " B"]
 
@@ -60,15 +60,15 @@ class Read(NamedTuple):
 Trail = Stands | Read
 
 
-def standing(tables: Tables, trail: Trail) -> covers.Standing:
-  """What decides on what may follow each text's node, `[B, ...]`."""
+def standing(tables: Tables, trail: Trail) -> token_tree.MaskInputs:
+  """Arguments of the token mask of each text's node, `[B, ...]`."""
   if isinstance(trail, Stands):
     every = jnp.arange(len(trail.token), dtype=jnp.int32)
     law = rules.of(tables).by_node(tables, trail, None, None, every)
-    return covers.Standing(trail.token, trail.states, trail.forms, law)
+    return token_tree.MaskInputs(trail.token, trail.states, trail.forms, law)
 
   def one(nodes, path, node):
-    return covers.standing(tables, nodes, path, node[None])
+    return token_tree.standing(tables, nodes, path, node[None])
 
   found = jax.vmap(one)(trail.nodes, trail.path, trail.node)
   return jax.tree.map(lambda leaf: leaf[:, 0], found)
@@ -76,7 +76,7 @@ def standing(tables: Tables, trail: Trail) -> covers.Standing:
 
 def follow(
   tables: Tables,
-  capacity: covers.Capacity,
+  capacity: token_tree.Capacity,
   spelling: Spelling,
   trail: Trail,
   token: Int[Array, " B"],
@@ -115,7 +115,7 @@ def follow(
     some &= ~crowded
     return jax.tree.map(choose, after, trail), crowded
 
-  advance = jax.vmap(functools.partial(covers.advance, tables, capacity))
+  advance = jax.vmap(functools.partial(token_tree.advance, tables, capacity))
   stop = jnp.where(some, tables.length[token], 0)
 
   def read(at, carry):
@@ -152,10 +152,10 @@ def follow(
 
 
 def _write_path(path, at, front, active):
-  """Notes the front after a byte; see `covers.Path`."""
+  """Notes the front after a byte; see `token_tree.Path`."""
   each = jnp.arange(len(at))
   at = jnp.where(active, at, path.node.shape[1])
-  return covers.Path(
+  return token_tree.FrontierHistory(
     node=path.node.at[each, at].set(front.node, mode="drop"),
     place=path.place.at[each, at].set(front.place, mode="drop"),
   )

@@ -8,7 +8,7 @@ first two. So both ways are followed until the bytes decide.
 
 import numpy as np
 
-from byteprob.tokenization.machine import (
+from byteprob.tokenization.byte_dfa import (
   DEAD,
   CutDfa,
   Machine,

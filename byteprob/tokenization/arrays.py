@@ -8,9 +8,9 @@ from byteprob.errors import UnsupportedTokenizerError
 from byteprob.tokenization import (
   automaton,
   bpe,
+  byte_dfa,
   cuckoo,
-  greedy,
-  machine,
+  longest_match,
   trie,
   unigram,
 )
@@ -44,9 +44,9 @@ def assemble(
     UnsupportedTokenizerError: it has no usable token, or two that cannot be
       told apart.
   """
-  alive = (tokens.next != machine.DEAD).any(0)[tokens.kind]
+  alive = (tokens.next != byte_dfa.DEAD).any(0)[tokens.kind]
   for form in forms:
-    alive &= (form.next != machine.DEAD).any(0)[form.kind]
+    alive &= (form.next != byte_dfa.DEAD).any(0)[form.kind]
   spelled = list(spec.tokens)
   for byte, id_ in spec.fallback.items():
     spelled[id_] = bytes([byte])
@@ -98,8 +98,10 @@ def assemble(
       for form in forms
     ),
     bpe=_bpe_tables(spec, tree, ids) if spec.rule == "bpe" else None,
-    greedy=greedy.compile_greedy(spec, ids, words, nodes, node_of)
-    if spec.rule == "greedy"
+    longest_match=longest_match.compile_longest_match(
+      spec, ids, words, nodes, node_of
+    )
+    if spec.rule == "longest_match"
     else None,
     unigram=unigram.compile_unigram(spec, ids, words, nodes, node_of)
     if spec.rule == "unigram"

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from byteprob.tokenization import machine
-from byteprob.tokenization.machine import DEAD, unique_rows
+from byteprob.tokenization import byte_dfa
+from byteprob.tokenization.byte_dfa import DEAD, unique_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class TokenAutomaton:
 
 
 def read_tokens(
-  reader: machine.Machine,
+  reader: byte_dfa.Machine,
   strings: Sequence[np.ndarray | None],
   added: Sequence[int],
 ) -> TokenAutomaton:
@@ -110,9 +110,9 @@ def _trie(reader, strings):
 
 
 def _effects(delta, levels):
-  """What the strings at all trie nodes do to all states.
+  """Effect of the string at each trie node on all states.
 
-  Many strings do the same, so few of their continuations have to be run.
+  Many strings have the same effect, so few of their continuations are run.
 
   Returns:
     Number of each node's effect, the nodes numbered through all levels; and
@@ -149,7 +149,7 @@ def _reduce(raw: TokenAutomaton) -> TokenAutomaton:
   first, same = unique_rows(np.ascontiguousarray(raw.next[:, used].T))
   table, kind = raw.next[:, used[first]], same[kind]
   table = np.concatenate([table, raw.cut[:, None]], axis=1)
-  table, ends, label = machine.minimize(table, raw.ends.astype(np.int8))
+  table, ends, label = byte_dfa.minimize(table, raw.ends.astype(np.int8))
   first, same = unique_rows(np.ascontiguousarray(table[:, :-1].T))
   return TokenAutomaton(
     next=table[:, first].astype(np.int32),
@@ -162,10 +162,10 @@ def _reduce(raw: TokenAutomaton) -> TokenAutomaton:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PieceLaw:
-  """What a piece must be as a whole, as an automaton over its tokens.
+  """Rule for the tokens of a whole piece, as an automaton over them.
 
-  Its states are small ints; every token that `steps` does not mention at a
-  state leads to `others`, where nothing but `barred` matters any more.
+  Its states are small ints. Every token that `steps` does not mention at a
+  state leads to `others`; from there on only `barred` matters.
 
   Attributes:
     first: the state at the start of a piece.

@@ -221,7 +221,7 @@ def offers(merges: Merges) -> dict[tuple[int, int], tuple[int, int]]:
 def encode(
   symbols: list[int], table: dict[tuple[int, int], tuple[int, int]]
 ) -> list[int]:
-  """What BPE makes of the symbols of one short piece; see `offers`."""
+  """BPE encoding of the symbols of a short piece; `table`: see `offers`."""
   symbols = list(symbols)
   while True:
     found = [

@@ -10,20 +10,20 @@ from byteprob.tokenization import (
   arrays,
   automaton,
   bpe,
+  byte_dfa,
   charclass,
   deadends,
-  greedy,
-  levels,
-  machine,
+  longest_match,
   nfc,
   regex,
+  split_nfa,
   unigram,
   utf8,
 )
 from byteprob.tokenization.spec import SPACE, TokenizerSpec
 from byteprob.tokenization.tables import Tables
 
-_LAWS = {"greedy": greedy, "unigram": unigram}
+_LAWS = {"longest_match": longest_match, "unigram": unigram}
 
 
 def compile_tables(
@@ -126,10 +126,10 @@ def _cut_automaton(spec: TokenizerSpec):
   classes = int(label.max()) + 1
   everything = frozenset(range(classes))
 
-  parts: list[levels.Level] = []
+  parts: list[split_nfa.Level] = []
   if spec.prefix:
     space = int(label[ord(" ")])
-    parts.append(levels.PrefixLevel(space, spec.prefix == "unless_space"))
+    parts.append(split_nfa.PrefixLevel(space, spec.prefix == "unless_space"))
   for normalized in (False, True):
     texts = [
       tuple(int(label[ord(char)]) for char in token.text)
@@ -137,22 +137,22 @@ def _cut_automaton(spec: TokenizerSpec):
       if token.normalized == normalized
     ]
     if texts:
-      parts.append(levels.AddedLevel(texts))
+      parts.append(split_nfa.AddedLevel(texts))
   for split, tree in zip(spec.splits, trees, strict=True):
     program = regex.assemble(tree, held.__getitem__, everything)
-    parts.append(levels.SplitLevel(program, split.behavior, split.invert))
-  cutting = levels.CutAutomaton(parts)
+    parts.append(split_nfa.SplitLevel(program, split.behavior, split.invert))
+  cutting = split_nfa.SplitNfa(parts)
   bare = cutting.start
   if spec.prefix:
-    text = (levels.PrefixLevel.TEXT,) + (None,) * (len(parts) - 1)
+    text = (split_nfa.PrefixLevel.TEXT,) + (None,) * (len(parts) - 1)
     bare = frozenset({text})
   inside = bare if spec.prefix_once else cutting.start
   starts = [cutting.start, inside, bare]
-  cuts = machine.explore(cutting, starts, classes)
+  cuts = byte_dfa.explore(cutting, starts, classes)
   return label, cuts, _hypotheses(cuts)
 
 
-def _hypotheses(cuts: machine.CutDfa) -> int:
+def _hypotheses(cuts: byte_dfa.CutDfa) -> int:
   """How many states the markings of one text can be in at once."""
   begin = {frozenset({start}) for start in cuts.starts}
   seen, queue = set(begin), list(begin)
@@ -161,7 +161,7 @@ def _hypotheses(cuts: machine.CutDfa) -> int:
     for char in range(cuts.plain.shape[1]):
       after = frozenset(
         cuts.plain[rows, char].tolist() + cuts.cut[rows, char].tolist()
-      ) - {machine.DEAD}
+      ) - {byte_dfa.DEAD}
       if after and after not in seen:
         seen.add(after)
         queue.append(after)
@@ -188,7 +188,7 @@ def _machine(spec, label, cuts, utf8_mode):
     written = {token[0] for token in spec.tokens if token and len(token) == 1}
     missing = frozenset(range(256)) - written
   if utf8_mode == "strict":
-    return machine.build(cuts, utf8.graph(by_bytes, missing)), missing
+    return byte_dfa.build(cuts, utf8.graph(by_bytes, missing)), missing
   # Characters that have tokens of their own get a class that leads nowhere.
   banned = np.where(by_bytes < 0, cuts.plain.shape[1], by_bytes)
   banned[charclass.SURROGATES] = -1
@@ -224,13 +224,13 @@ def _forms(spec, possible, added) -> list[automaton.TokenAutomaton]:
       _symbols(spec, label, id_) if possible[id_] else None
       for id_ in range(spec.size)
     ]
-    reader = machine.build(cuts, utf8.graph(label))
+    reader = byte_dfa.build(cuts, utf8.graph(label))
     found.append(automaton.read_tokens(reader, strings, added))
   return found
 
 
 def _symbols(spec, label, id_) -> np.ndarray | None:
-  """What a token makes the machine read."""
+  """Symbols that the machine reads for a token; None if it cannot read it."""
   token = spec.tokens[id_]
   if token is None:
     (byte,) = (b for b, other in spec.fallback.items() if other == id_)

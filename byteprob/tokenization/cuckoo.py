@@ -8,7 +8,7 @@ row, is one of `2 S` slots that finds the same.
 import numpy as np
 
 NONE = -1
-"""What stands in an empty slot."""
+"""Value of an empty slot."""
 
 _FULL = 0.88
 """Share of the slots that are filled at most; past 0.91 there is no way."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from byteprob.errors import UnsupportedTokenizerError
 from byteprob.tokenization import automaton
-from byteprob.tokenization.machine import DEAD
+from byteprob.tokenization.byte_dfa import DEAD
 
 _Fine = dict[tuple[int, int], np.ndarray]
 """For `(state after, kind)`, whether each token of the kind leads on there."""
@@ -61,7 +61,7 @@ def drop_pairs(
 
 
 class Follows(Protocol):
-  """What a rule says of two tokens side by side inside a piece, by id."""
+  """A rule's answers about two tokens side by side inside a piece, by id."""
 
   def may(self, left: int, right: int) -> bool:
     """Whether they can stand so where `left` starts a piece.
@@ -70,7 +70,7 @@ class Follows(Protocol):
     """
 
   def contexts(self, left: int) -> Sequence[Any]:
-    """What may stand before `left`, as far as `sure` must know; some."""
+    """Contexts of `left`, as far as `sure` must know them; at least one."""
 
   def sure(self, context: Any, right: int) -> bool:
     """Whether `right` may follow the `left` of a context, for sure."""
@@ -204,7 +204,7 @@ class _Search:
     return fine
 
   def _go_on(self, state, kind, first, fine) -> np.ndarray:
-    """What `fine` should say of a step, if the rest of it is right."""
+    """Whether each token of a step leads on, if `fine` holds elsewhere."""
     tokens = self.steps.of_kind[kind].tolist()
     if self.steps.cut_leads_on(state, fine):
       return np.ones(len(tokens), bool)

@@ -262,7 +262,7 @@ class _Reader:
       "vocabulary": vocabulary,
     }
     spec |= {
-      "BPE": _bpe, "Unigram": _unigram, "WordPiece": _greedy
+      "BPE": _bpe, "Unigram": _unigram, "WordPiece": _longest_match
     }[kind](model)  # fmt: skip
     spec["tokens"] = tuple(tokens)
     return spec
@@ -355,7 +355,7 @@ def _unigram(model: Json) -> dict[str, Any]:
   }
 
 
-def _greedy(model: Json) -> dict[str, Any]:
+def _longest_match(model: Json) -> dict[str, Any]:
   _known(
     model,
     "the WordPiece model",
@@ -367,7 +367,7 @@ def _greedy(model: Json) -> dict[str, Any]:
       f"WordPiece with max_input_chars_per_word={limit} (longer words become"
       " one unknown token; set it to 2**20 or more)"
     )
-  return {"rule": "greedy"}
+  return {"rule": "longest_match"}
 
 
 def _unknown(model: Json, kind: str):

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import normalizers
 
+from byteprob.tokenization.byte_dfa import DEAD, CutDfa, minimize, unique_rows
 from byteprob.tokenization.charclass import CODE_POINTS, SURROGATES
-from byteprob.tokenization.machine import DEAD, CutDfa, minimize, unique_rows
 
 _NFC, _NFD = normalizers.NFC(), normalizers.NFD()
 

@@ -42,7 +42,7 @@ def read(path: str | os.PathLike[str]) -> TokenizerSpec:
 
 
 class _BrokenError(Exception):
-  """What is wrong with the file."""
+  """Raised for a broken file; says what is wrong with it."""
 
 
 def _specification(data: bytes) -> TokenizerSpec:

@@ -23,7 +23,7 @@ CONFIGS = ("generation_config.json", "config.json", "tokenizer_config.json")
 """The files beside a tokenizer.json that name its end tokens."""
 
 SPACE = "▁"
-"""What stands for a space inside SentencePiece-like tokenizers (U+2581)."""
+"""Character for a space inside SentencePiece-like tokenizers (U+2581)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ class TokenizerSpec:
   a space is a space even where the tokenizer writes `SPACE`.
 
   Attributes:
-    rule: how a piece becomes tokens: "bpe", "unigram" or "greedy" (longest
-      match from the left).
+    rule: how a piece becomes tokens: "bpe", "unigram" or "longest_match"
+      (from the left).
     tokens: bytes of every id in the working text, None where an id spells
       nothing (special tokens, byte tokens of `fallback`, holes).
     char_level: tokens are whole characters (SentencePiece); else any bytes.
@@ -78,10 +78,10 @@ class TokenizerSpec:
     merges: for "bpe".
     ignore_merges: a piece that is a token as a whole is that token.
     scores: for "unigram", by id.
-    inside: for "greedy": ids that stand anywhere but at the start of a piece,
-      where the others stand; None if all stand everywhere.
-    mark: for "greedy": what the tokenizer's own vocabulary writes before the
-      tokens of `inside`.
+    inside: for "longest_match": ids that stand anywhere but at the start of a
+      piece, where the others stand; None if all stand everywhere.
+    mark: for "longest_match": what the tokenizer's own vocabulary writes before
+      the tokens of `inside`.
     splits: the pre-tokenizer, coarsest first.
     added: non-special added tokens.
     special: text of every special token -> id.

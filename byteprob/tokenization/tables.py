@@ -7,7 +7,7 @@ import jax
 STATIC = {"static": True}
 """Marks the fields that functions are compiled for."""
 
-VERSION = 4
+VERSION = 5
 """Of the layout and meaning of the arrays; a part of the cache's key."""
 
 SCALE = 36
@@ -19,7 +19,7 @@ LIMB = 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Info:
-  """What the host must know to prepare a text.
+  """Properties of a tokenizer that the host needs to prepare a text.
 
   Attributes:
     key: digest of everything that the tables were compiled from.
@@ -53,7 +53,7 @@ class Info:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BpeTables:
-  """What may stand next to what inside a piece; see `bpe.Runs`.
+  """Tokens that BPE forbids after a token inside a piece; see `bpe.Runs`.
 
   `Y` tokens in sorted order, `R` runs, `G` segments, `F` spine symbols.
 
@@ -82,8 +82,10 @@ class BpeTables:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GreedyTables:
-  """What a longer match forbids inside a piece; see `greedy.compile_greedy`.
+class LongestMatchTables:
+  """Tokens that a longer match forbids inside a piece.
+
+  Made by `longest_match.compile_longest_match`.
 
   A *pending* match is a trie node `v` and a type (whether it began inside a
   piece), as the number `2 v + type`. `Y` tokens, `M` trie nodes, `R` runs,
@@ -189,7 +191,7 @@ class Tables:
     ends: `bool[Q]` whether the text may end here.
     end_ids: `int32[E]` model ids that mean the end of the text.
     forms: the laws of the normalization form, where the tokenizer has one.
-    bpe, greedy, unigram: for the rule of this name, None for the others.
+    bpe, longest_match, unigram: for the rule of this name, None for the others.
     rule: how pieces become tokens.
     start: state at the start of a text; `start_inside`: at the start of a
       later segment; `start_bare`: of one that no space is put before.
@@ -218,7 +220,7 @@ class Tables:
   end_ids: jax.Array
   forms: tuple[FormTables, ...]
   bpe: BpeTables | None
-  greedy: GreedyTables | None
+  longest_match: LongestMatchTables | None
   unigram: UnigramTables | None
   rule: str = dataclasses.field(metadata=STATIC)
   start: int = dataclasses.field(metadata=STATIC)

@@ -168,7 +168,7 @@ class _Paths:
     return self._scores.path(b"".join(pair)) == pair
 
   def contexts(self, left: int) -> Sequence[int]:
-    """What stands before the token is not looked at."""
+    """The token alone: `sure` does not look at tokens before it."""
     return [left]
 
   def sure(self, context: int, right: int) -> bool:

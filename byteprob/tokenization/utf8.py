@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from byteprob.tokenization.byte_dfa import DEAD, unique_rows
 from byteprob.tokenization.charclass import CODE_POINTS
-from byteprob.tokenization.machine import DEAD, unique_rows
 
 
 def graph(label: np.ndarray, missing: frozenset[int] = frozenset()):

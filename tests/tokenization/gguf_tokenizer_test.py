@@ -207,7 +207,7 @@ def test_gemma3_has_the_same_nodes_from_either_file():
   for file in (downloads.tokenizer("gemma3"), downloads.model("gemma3-270m")):
     tables = jax.tree.map(jnp.asarray, load_tables(file))
     queries = [
-      scoring.Query(prefix=(0,), text=text, start=tables.start)
+      scoring.ScoringQuery(prefix=(0,), text=text, start=tables.start)
       for text in working
     ]
     nodes = jax.device_get(scoring.read(tables, queries)[0])

@@ -11,24 +11,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from byteprob.covers import NONE, ROOT, Nodes, Path
-from byteprob.lemma import Follow
+from byteprob.lemma import Continuations
 from byteprob.numerics import add_exactly, logsumexp
+from byteprob.token_tree import NONE, ROOT, FrontierHistory, TokenTree
 from byteprob.tokenization.tables import Tables
 
 
 class Weights(NamedTuple):
-  """What reading a text gives.
+  """Weights of a text's nodes, and log-probs of its bytes.
 
   Attributes:
     byte: `float32[n]` log-prob of each byte given those before it.
     node: `float32[N]` log of each node's probability over that of the text
       that it spells.
-    front: `float32[W]` the same for the last live starts, over that of the
-      whole text.
+    front: `float32[W]` log of each last live start's probability over that of
+      the whole text.
     total: `float32[]` log-prob of the text.
-    grown: `float32[n]` log of all covers of the text with each byte over those
-      of the text before it: `byte`, but with `beyond`.
+    grown: `float32[n]` log of the probability of all covers up to each byte
+      over that of the covers up to the byte before. It equals `byte`, except
+      with `Continuations.beyond`.
   """
 
   byte: Float[Array, " n"]
@@ -38,13 +39,13 @@ class Weights(NamedTuple):
   grown: Float[Array, " n"]
 
 
-def weigh(
+def marginalize(
   tables: Tables,
-  nodes: Nodes,
-  path: Path,
+  nodes: TokenTree,
+  path: FrontierHistory,
   length: Int[Array, ""],
   offset: Int[Array, ""],
-  follow: Follow,
+  follow: Continuations,
   spelled: Float[Array, " N"],
 ) -> Weights:
   """Adds up the covers of every prefix of a text.
@@ -59,7 +60,7 @@ def weigh(
       not masked (`trust_model`), and each byte's probability is divided by
       what all next bytes get together; else they get 1.
     spelled: log-prob that rows give to all tokens that spell bytes, and to
-      the end (`lemma.Rows.total`); matters with `beyond` only.
+      the end (`lemma.TokenLogProbs.total`); matters with `beyond` only.
   """
 
   def weigh_now(node, state):

@@ -53,14 +53,14 @@ class Capacity:
     )
 
 
-class Standing(NamedTuple):
-  """What decides on what may follow nodes, `[R, ...]` each.
+class MaskInputs(NamedTuple):
+  """Arguments of the token mask of `R` nodes, `[R, ...]` each.
 
   Attributes:
     last: last token (in sorted order), -1 at the root.
-    states: states of the automaton, -1 after them.
+    states: states of the automaton, padded with -1.
     forms: states of the normalization form's laws, if it has one.
-    law: what the rule's mask needs beside (`rules`' `by_node`).
+    law: the rule's own argument of its `mask`, from its `by_node`.
   """
 
   last: Int[Array, " R"]
@@ -69,7 +69,7 @@ class Standing(NamedTuple):
   law: Any
 
 
-class Nodes(NamedTuple):
+class TokenTree(NamedTuple):
   """The nodes of one text, in the order of their ends; 0 is the root.
 
   Attributes:
@@ -112,11 +112,11 @@ class Front(NamedTuple):
 
 def begin(
   tables: Tables, capacity: Capacity, start: Int[Array, ""]
-) -> tuple[Nodes, Front]:
+) -> tuple[TokenTree, Front]:
   """The root alone, in state `start` of the automaton."""
   count, states = capacity.nodes, capacity.states
   forms = jnp.array([form.start for form in tables.forms], jnp.int32)
-  nodes = Nodes(
+  nodes = TokenTree(
     token=jnp.full((count,), NONE, jnp.int32),
     parent=jnp.full((count,), NONE, jnp.int32),
     end=jnp.zeros((count,), jnp.int32),
@@ -138,11 +138,11 @@ def begin(
 def advance(
   tables: Tables,
   capacity: Capacity,
-  nodes: Nodes,
+  nodes: TokenTree,
   front: Front,
   byte: Int[Array, ""],
   active: Bool[Array, ""],
-) -> tuple[Nodes, Front]:
+) -> tuple[TokenTree, Front]:
   """Reads one byte.
 
   Args:
@@ -175,7 +175,7 @@ def advance(
   fresh = token != NONE
   rank = jnp.arange(capacity.born, dtype=jnp.int32)
   at = jnp.where(fresh, nodes.count + rank, len(nodes.token))
-  grown = Nodes(
+  grown = TokenTree(
     token=nodes.token.at[at].set(token, mode="drop"),
     parent=nodes.parent.at[at].set(parent, mode="drop"),
     end=nodes.end.at[at].set(
@@ -240,17 +240,20 @@ def _squeeze(keep, size, *values):
 
 
 def standing(
-  tables: Tables, nodes: Nodes, path: "Path", own: Int[Array, " R"]
-) -> Standing:
-  """What decides on what may follow nodes of a text.
+  tables: Tables,
+  nodes: TokenTree,
+  path: "FrontierHistory",
+  own: Int[Array, " R"],
+) -> MaskInputs:
+  """Arguments of the token mask of nodes of a text.
 
   Args:
     tables: the tokenizer.
     nodes, path: the text's, from `read`.
-    own: the nodes in question.
+    own: numbers of the `R` nodes.
   """
   at = jnp.maximum(nodes.end[own] - 1, 0)
-  return Standing(
+  return MaskInputs(
     last=nodes.token[own],
     states=nodes.states[own],
     forms=nodes.forms[own],
@@ -260,7 +263,7 @@ def standing(
   )
 
 
-class Path(NamedTuple):
+class FrontierHistory(NamedTuple):
   """The live starts after each byte of a text, `[n, W]` each.
 
   Attributes:
@@ -279,7 +282,7 @@ def read(
   text: UInt8[Array, "B n"],
   length: Int[Array, " B"],
   start: Int[Array, " B"],
-) -> tuple[Nodes, Front, Path]:
+) -> tuple[TokenTree, Front, FrontierHistory]:
   """Reads texts, all at once, byte by byte.
 
   Args:
@@ -303,7 +306,7 @@ def read(
     return (
       nodes,
       front,
-      Path(
+      FrontierHistory(
         node=path.node.at[:, at].set(front.node),
         place=path.place.at[:, at].set(front.place),
       ),
@@ -311,6 +314,6 @@ def read(
 
   nodes, front = jax.vmap(functools.partial(begin, tables, capacity))(start)
   shape = (batch, longest, capacity.width)
-  path = Path(*jnp.full((2, *shape), NONE, jnp.int32))
+  path = FrontierHistory(*jnp.full((2, *shape), NONE, jnp.int32))
   # The loop ends with the longest text, not with the padding.
   return jax.lax.fori_loop(0, length.max(), body, (nodes, front, path))

@@ -1,7 +1,7 @@
 """Device: the law of longest matches from the left.
 
 A token forbids, inside its piece, that the text goes on so that a longer one
-matches where it started; see `byteprob.tokenization.greedy`.
+matches where it started; see `byteprob.tokenization.longest_match`.
 """
 
 import jax
@@ -10,14 +10,14 @@ from jaxtyping import Array, Bool, Int
 
 from byteprob.rules import common
 from byteprob.rules.common import NONE
-from byteprob.tokenization.tables import GreedyTables, Tables
+from byteprob.tokenization.tables import LongestMatchTables, Tables
 
 LOCAL = True
-"""What may follow a node is decided by its own path alone."""
+"""The tokens that may follow a node depend on its own path alone."""
 
 
 def begin(tables: Tables, nodes: int, states: int) -> Int[Array, "N H"]:
-  """What the law keeps of each node: the oldest pending match of each state."""
+  """Initial `law` of each node: no pending match (-1) in any state."""
   del tables
   return jnp.full((nodes, states), NONE, jnp.int32)
 
@@ -34,7 +34,7 @@ def follow(
   Args:
     tables: the tokenizer.
     lanes: not used.
-    nodes: the nodes (`covers.Nodes`).
+    nodes: the nodes (`token_tree.TokenTree`).
     parent: the nodes in question, -1 for none.
     token: the tokens, -1 for none.
 
@@ -47,10 +47,10 @@ def follow(
   pending = jnp.where(before == NONE, NONE, nodes.law[parent])
   kind = tables.kind[token][:, None]
   plain = common.step(tables, before, kind)
-  barred = _completes(tables.greedy, pending, token)
+  barred = _completes(tables.longest_match, pending, token)
   plain = jnp.where(barred, NONE, plain)
   after_cut = common.step(tables, common.cut(tables, before), kind)
-  alone = _alone(tables.greedy, token)[:, None]
+  alone = _alone(tables.longest_match, token)[:, None]
   oldest = _oldest(tables, pending, token)
   return common.distinct(
     jnp.concatenate([plain, after_cut], axis=1),
@@ -68,7 +68,7 @@ def follow(
 def by_node(
   tables: Tables, nodes, node, place, own: Int[Array, " R"]
 ) -> Int[Array, "R H"]:
-  """What `mask` needs beside a node's last token and states."""
+  """The rule's own argument of `mask`: the nodes' pending matches."""
   del tables, node, place
   return nodes.law[own]
 
@@ -88,7 +88,7 @@ def mask(
     law: from `by_node`.
   """
   del last
-  greedy = tables.greedy
+  longest_match = tables.longest_match
   size = len(tables.token_id)
   _, after_cut = common.ways(tables, states)
 
@@ -96,12 +96,14 @@ def mask(
     state = jax.lax.dynamic_slice_in_dim(states, at, 1, axis=1)
     code = jax.lax.dynamic_index_in_dim(law, at, axis=1, keepdims=False)
     plain, _ = common.ways(tables, state)
-    first = greedy.run_of[code]
-    count = jnp.where(code == NONE, 0, greedy.run_of[code + 1] - first)
+    first = longest_match.run_of[code]
+    count = jnp.where(code == NONE, 0, longest_match.run_of[code + 1] - first)
 
     def run(row, number, item):
       del number
-      return greedy.low[first[row] + item], greedy.high[first[row] + item]
+      return longest_match.low[first[row] + item], longest_match.high[
+        first[row] + item
+      ]
 
     barred = common.spread(count[:, None], size, run, jnp.arange(size))
     return allowed | (plain & ~barred)
@@ -112,33 +114,37 @@ def mask(
 
 
 def _completes(
-  greedy: GreedyTables, pending: Int[Array, "W H"], token: Int[Array, " W"]
+  longest_match: LongestMatchTables,
+  pending: Int[Array, "W H"],
+  token: Int[Array, " W"],
 ) -> Bool[Array, "W H"]:
   """Whether a token completes a pending match, or a later one."""
   token = token[:, None]
-  stop = jnp.where(pending == NONE, 0, greedy.run_of[pending + 1])
-  low = jnp.where(pending == NONE, 0, greedy.run_of[pending])
+  stop = jnp.where(pending == NONE, 0, longest_match.run_of[pending + 1])
+  low = jnp.where(pending == NONE, 0, longest_match.run_of[pending])
   first, high = low, stop
-  for _ in range(greedy.runs.bit_length()):
+  for _ in range(longest_match.runs.bit_length()):
     middle = (low + high) // 2
-    before = (low < high) & (greedy.low[middle] <= token)
+    before = (low < high) & (longest_match.low[middle] <= token)
     low, high = (
       jnp.where(before, middle + 1, low),
       jnp.where(before, high, jnp.minimum(middle, high)),
     )
   # The last run that starts at the token or before it.
-  return (low > first) & (token < greedy.high[low - 1])
+  return (low > first) & (token < longest_match.high[low - 1])
 
 
-def _alone(greedy: GreedyTables, token: Int[Array, " W"]) -> Int[Array, " W"]:
+def _alone(
+  longest_match: LongestMatchTables, token: Int[Array, " W"]
+) -> Int[Array, " W"]:
   """The match that a token itself leaves pending, -1 if none."""
-  code = 2 * greedy.node[token] + greedy.inside[token]
-  return jnp.where((token != NONE) & greedy.open[code], code, NONE)
+  code = 2 * longest_match.node[token] + longest_match.inside[token]
+  return jnp.where((token != NONE) & longest_match.open[code], code, NONE)
 
 
 def _oldest(tables, pending, token):
   """The oldest match that is still pending after a token, -1 if none is."""
-  greedy = tables.greedy
+  longest_match = tables.longest_match
 
   def go_on(carry):
     code, found = carry
@@ -148,9 +154,9 @@ def _oldest(tables, pending, token):
     code, found = carry
     node = _walk(tables, jnp.where(code == NONE, NONE, code // 2), token)
     after = 2 * node + code % 2
-    still = (node != NONE) & greedy.open[after] & (found == NONE)
+    still = (node != NONE) & longest_match.open[after] & (found == NONE)
     found = jnp.where(still, after, found)
-    return jnp.where(code == NONE, NONE, greedy.link[code]), found
+    return jnp.where(code == NONE, NONE, longest_match.link[code]), found
 
   nothing = jnp.full_like(pending, NONE)
   return jax.lax.while_loop(go_on, try_next, (pending, nothing))[1]
@@ -158,7 +164,7 @@ def _oldest(tables, pending, token):
 
 def _walk(tables, node, token):
   """Trie nodes after all bytes of tokens, -1 where there is none."""
-  greedy = tables.greedy
+  longest_match = tables.longest_match
   length = jnp.where(token == NONE, 0, tables.length[token])
 
   def go_on(carry):
@@ -167,7 +173,9 @@ def _walk(tables, node, token):
 
   def read(carry):
     at, node = carry
-    byte = greedy.spelled[greedy.begin[token] + at].astype(jnp.int32)
+    byte = longest_match.spelled[longest_match.begin[token] + at].astype(
+      jnp.int32
+    )
     after = common.child(tables, node, byte[:, None])
     return at + 1, jnp.where((at < length)[:, None], after, node)
 

@@ -10,15 +10,15 @@ import pytest
 import tokenizers_zoo
 from benches import make_bench
 
-from byteprob import covers, lemma, rules, scoring
+from byteprob import lemma, rules, scoring, token_tree
 from byteprob.rules import bpe
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def read(tables, capacity, text, length, start):
   """Nodes of texts, what decides on what may follow them, their masks."""
-  nodes, front, path = covers.read(tables, capacity, text, length, start)
-  stand = functools.partial(covers.standing, tables)
+  nodes, front, path = token_tree.read(tables, capacity, text, length, start)
+  stand = functools.partial(token_tree.standing, tables)
   every = jnp.arange(capacity.nodes)
   standing = jax.vmap(stand, in_axes=(0, 0, None))(nodes, path, every)
   masks = jax.vmap(functools.partial(lemma.mask, tables))(standing)
@@ -50,7 +50,7 @@ def spread(one, texts, count=benches.BATCH, size=16):
   return buffer, length, start
 
 
-CAPACITY = covers.Capacity(nodes=32, states=8, width=16)
+CAPACITY = token_tree.Capacity(nodes=32, states=8, width=16)
 
 
 @pytest.mark.parametrize("name", tokenizers_zoo.every())
@@ -149,12 +149,12 @@ def test_room_is_made_until_there_is_enough(monkeypatch):
   one = make_bench("gpt2")
   query = one.query(b"a  a\n\nal  ll\n\na")
   roomy = scoring.nodes(one.padded, query)
-  begin = covers.Capacity
+  begin = token_tree.Capacity
 
   def small(*, nodes, states):
     return begin(nodes=nodes // 8, states=max(1, states // 4), width=2, born=1)
 
-  monkeypatch.setattr(covers, "Capacity", small)
+  monkeypatch.setattr(token_tree, "Capacity", small)
   narrow = scoring.nodes(one.padded, query)
   for name in ("token", "parent", "end", "depth"):
     np.testing.assert_array_equal(getattr(roomy, name), getattr(narrow, name))
@@ -181,7 +181,7 @@ def test_children_are_those_of_the_tokens():
   spelled = [one.oracle.spelled[t] for t in np.asarray(tables.token_id)]
   place = {b"": 0}
   for text in sorted({p[:k] for p in spelled for k in range(1, len(p) + 1)}):
-    step = covers.child(
+    step = token_tree.child(
       tables, jnp.array([place[text[:-1]]]), jnp.array([text[-1]])
     )
     place[text] = int(step[0])
@@ -191,9 +191,9 @@ def test_children_are_those_of_the_tokens():
     ]
   every = jnp.arange(256, dtype=jnp.int32)
   for text in (b"\xc3", b"\xf0\x9f", b"\xed\x9f"):
-    found = covers.child(tables, jnp.full(256, place[text]), every)
+    found = token_tree.child(tables, jnp.full(256, place[text]), every)
     there = np.flatnonzero(np.asarray(found) >= 0).tolist()
     assert there == sorted(
       p[len(text)] for p in place if len(p) == len(text) + 1 and p[:-1] == text
     )
-  assert (covers.child(tables, jnp.full(256, -1), every) == -1).all()
+  assert (token_tree.child(tables, jnp.full(256, -1), every) == -1).all()

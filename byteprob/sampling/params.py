@@ -66,7 +66,7 @@ class Common:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Common):
+class SamplingParams(Common):
   """How texts are drawn, byte by byte; see `Common`.
 
   Attributes:
@@ -91,8 +91,8 @@ class Settings(Common):
       raise ValueError(f"eps must be in [0, 1), not {self.eps}")
 
 
-def settings_of(max_bytes: Any, given: Mapping[str, Any]) -> Settings:
-  """Settings as users write them.
+def sampling_params(max_bytes: Any, given: Mapping[str, Any]) -> SamplingParams:
+  """The parameters as users write them.
 
   Raises:
     ValueError: one makes no sense, or does not exist.
@@ -100,4 +100,4 @@ def settings_of(max_bytes: Any, given: Mapping[str, Any]) -> Settings:
   values = {"max_bytes": max_bytes, **given}
   if "stop" in values:
     values["stop"] = arguments.stops(values["stop"])
-  return arguments.settings(Settings, values)
+  return arguments.settings(SamplingParams, values)

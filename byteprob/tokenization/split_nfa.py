@@ -6,7 +6,7 @@ tokens first, then each split of the pre-tokenizer inside the pieces of the
 one before. Each level here is a nondeterministic automaton that reads the
 characters of one piece, told before each character whether this level cuts
 there; it guesses how the matching will go on and dies where it guessed wrong.
-`CutAutomaton` runs all levels side by side.
+`SplitNfa` runs all levels side by side.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class SplitLevel:
     return not is_match or self._matched(threads, None)
 
   def _turns(self, state, cut, char):
-    """What may be under way when the next character is read."""
+    """Yields the possible states just before the next character is read."""
     if state is None:
       if not cut:
         yield from self._opened(frozenset())
@@ -268,7 +268,7 @@ class AddedLevel:
     return True
 
 
-class CutAutomaton:
+class SplitNfa:
   """All levels side by side, made deterministic step by step.
 
   States are frozen sets of tuples, one state of each level. A cut belongs to

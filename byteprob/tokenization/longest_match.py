@@ -6,7 +6,7 @@ place on are a proper prefix of longer tokens, the match is *pending*. Which
 matches are pending at a node follows from the oldest one alone: its bytes are
 tokenized from the left too, in one way, so its tokens, and with them the
 places where later matches began, are known. A hypothesis of a node therefore
-carries one trie node, and `GreedyTables.link` leads to the later ones.
+carries one trie node, and `LongestMatchTables.link` leads to the later ones.
 
 Special tokens are no part of the vocabulary here: their texts are bytes like
 any other.
@@ -19,9 +19,9 @@ import numpy as np
 
 from byteprob.errors import UnsupportedTokenizerError
 from byteprob.tokenization import automaton, deadends, trie
-from byteprob.tokenization.machine import DEAD
+from byteprob.tokenization.byte_dfa import DEAD
 from byteprob.tokenization.spec import TokenizerSpec
-from byteprob.tokenization.tables import GreedyTables
+from byteprob.tokenization.tables import LongestMatchTables
 from byteprob.tokenization.trie import Trie
 
 _NONE = -1
@@ -84,7 +84,7 @@ class _Longest:
     return self.sure(self._own.get(left, frozenset()), right)
 
   def contexts(self, left: int) -> list[frozenset[bytes]]:
-    """What the matches bar that can be pending after a token."""
+    """Texts that pending matches bar after a token, a set for each case."""
     key = self._spelled[left], self._type.get(left, 0)
     return list(self._contexts.get(key, {frozenset()}))
 
@@ -123,13 +123,13 @@ def _check_mark(spec, tokens) -> None:
         queue.append((after, done + text))
 
 
-def compile_greedy(
+def compile_longest_match(
   spec: TokenizerSpec,
   ids: np.ndarray,
   words: Sequence[bytes],
   nodes: Trie,
   node_of: np.ndarray,
-) -> GreedyTables:
+) -> LongestMatchTables:
   """Compiles what pending matches forbid.
 
   Args:
@@ -160,7 +160,7 @@ def compile_greedy(
   def int32(values):
     return np.ascontiguousarray(values, np.int32)
 
-  return GreedyTables(
+  return LongestMatchTables(
     node=int32(node_of),
     inside=int32(inside),
     begin=int32(np.cumsum(size) - size),
@@ -175,7 +175,7 @@ def compile_greedy(
 
 
 class _Pending:
-  """The pending matches of a vocabulary, by number; see `GreedyTables`.
+  """The pending matches of a vocabulary, by number; see `LongestMatchTables`.
 
   Attributes:
     open: `bool[M, 2]` whether a longer token may still match.
@@ -209,9 +209,9 @@ class _Pending:
     return self._words[self._nodes.low[node]][: self._nodes.depth[node]]
 
   def _starts(self, code: int) -> Iterator[tuple[bytes, int]]:
-    """What its tokens leave of a match, and the type of the next one.
+    """Yields the rest of a match before each of its tokens, with their types.
 
-    The last is empty if they fill it.
+    The last rest is empty if the tokens fill the match.
     """
     rest, type_ = self._text(code), code % 2
     while rest:
@@ -242,7 +242,7 @@ class _Pending:
     return node is not None and bool(self._ends[node, type_])
 
   def bars(self, code: int) -> set[bytes]:
-    """What must not follow a match, for itself: it would become longer."""
+    """Texts that a match itself bars after it: they would make it longer."""
     nodes, node = self._nodes, code // 2
     own = self._of_type[code % 2][nodes.low[node] : nodes.high[node]]
     return {

@@ -1,6 +1,6 @@
 """Host: from the cutting of characters to a machine that reads symbols.
 
-`explore` runs a `CutAutomaton` into a minimal deterministic automaton over
+`explore` runs a `SplitNfa` into a minimal deterministic automaton over
 character classes; `build` lets it read bytes as well, through UTF-8, so that
 it can stop inside a character, where a token may.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from byteprob.tokenization import levels
+from byteprob.tokenization import split_nfa
 
 DEAD = -1
 
@@ -36,7 +36,7 @@ class CutDfa:
 
 
 def explore(
-  automaton: levels.CutAutomaton,
+  automaton: split_nfa.SplitNfa,
   starts: Sequence[frozenset],
   classes: int,
 ) -> CutDfa:
