@@ -283,7 +283,7 @@ def test_few_lengths_are_compiled():
 
 
 def test_sizes_are_padded_little_and_are_few():
-  sizes = [scoring.bucket(count) for count in range(1, 4096)]
+  sizes = [scoring.round_up_to_bucket(count) for count in range(1, 4096)]
   assert all(size >= count for count, size in enumerate(sizes, 1))
   assert all(
     size <= count * 1.26 for count, size in enumerate(sizes, 1) if count > 128

@@ -379,7 +379,7 @@ def test_more_room_is_made_where_it_is_needed(name, monkeypatch):
 
     monkeypatch.setattr(tokenwise._Decoder, part, noting)
   if name == "gpt2":
-    monkeypatch.setattr(starts, "bucket", lambda count: count // 2)
+    monkeypatch.setattr(starts, "round_up_to_bucket", lambda count: count // 2)
     # One state of each node, where there may be several.
     tight = dataclasses.replace(model.tables, hypotheses=1)
     model = lm_lib.ByteLM(one.model, tight)

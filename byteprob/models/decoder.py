@@ -77,8 +77,8 @@ class Attention(nn.Module):
       q = Norm("rms", cfg.norm_eps, name="query_norm")(q)
       k = Norm("rms", cfg.norm_eps, name="key_norm")(k)
     if self.layer.rope:
-      q = attention.rotate(q, *rope_angles)
-      k = attention.rotate(k, *rope_angles)
+      q = attention.apply_rope(q, *rope_angles)
+      k = attention.apply_rope(k, *rope_angles)
     if cache is not None:
       k = attention.write(cache["k"], k, slots)
       v = attention.write(cache["v"], v, slots)

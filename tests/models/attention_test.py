@@ -125,7 +125,7 @@ def test_rows_go_to_their_slots_or_nowhere(batch, rows):
 def test_rotation_is_of_the_two_halves():
   x = jnp.asarray([1.0, 0.0, 0.0, 1.0]).reshape(1, 1, 1, 4)
   cos, sin = attention.rope_angles(jnp.asarray([[2]]), [0.5, np.pi / 4])
-  got = attention.rotate(x, cos, sin)[0, 0, 0]
+  got = attention.apply_rope(x, cos, sin)[0, 0, 0]
   # (x0, x2) turns by 1, (x1, x3) by a right angle.
   want = [np.cos(1.0), -1.0, np.sin(1.0), 0.0]
   np.testing.assert_allclose(got, want, atol=1e-6)
