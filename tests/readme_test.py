@@ -173,6 +173,8 @@ SLOW = (
   "markov",
   "sweep",
   "loading",
+  "latency",
+  "operations",
 )
 """Scripts that compile the sampler many times, however little they draw, that
 train, or that run others.
