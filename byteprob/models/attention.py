@@ -96,9 +96,7 @@ def attend(
     precision=precision,
     preferred_element_type=jnp.float32,
   )
-  # Of one text the cache is moved as fast: rotations, which XLA computes anew
-  # for every head that a query meets, take as long.
-  few = q.shape[0] > 1 and q.shape[1] * k.shape[2] <= _FEW
+  few = q.shape[1] * k.shape[2] <= _FEW
   how = _attend_together if few and not apart else _attend_apart
   return how(q, k, v, mask, functools.partial(_cap, scale, softcap), dot)
 
@@ -117,6 +115,8 @@ def _attend_together(q, k, v, mask, cap, dot):
   slots, kv_heads = k.shape[1:3]
   own = np.arange(heads)[:, None] // (heads // kv_heads) == np.arange(kv_heads)
   own = own[None, None, :, :, None]
+  # Else XLA would rotate a query anew for every head that it meets.
+  q = jax.lax.optimization_barrier(q)
   spread = jnp.where(own, q[:, :, :, None], jnp.zeros((), q.dtype))
   spread = spread.transpose(0, 3, 4, 1, 2)
   spread = spread.reshape(batch, kv_heads * dim, length * heads)
