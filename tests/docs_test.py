@@ -226,3 +226,21 @@ def test_own_models_answer_for_paths_alone(number):
       free = sorted(set(range(capacity)) - {after[b][node] for node in path})
       after[b].update(zip(new, free, strict=False))
     cache = step(cache, after, [new, new], 2, capacity)
+
+
+def test_the_reference_builds(tmp_path):
+  page = (ROOT / "docs" / "reference.md").read_text()
+  (command,) = re.findall(r"^python -m (pdoc (?:.*\\\n)*.*)$", page, re.M)
+  words = command.replace("\\\n", " ").split()
+  done = subprocess.run(
+    [sys.executable, "-W", "error", "-m", *words, "-o", str(tmp_path)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stderr[-4000:]
+  assert "Warn" not in done.stderr, done.stderr
+  for name in words[3:]:
+    made = tmp_path / (name.replace(".", "/") + ".html")
+    assert "docstring" in made.read_text()
