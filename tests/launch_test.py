@@ -130,7 +130,7 @@ def test_tpu_pod():
 
 
 @pytest.mark.parametrize(
-  "file", ["README.md", *(f"launch/{script}" for script in SCRIPTS)]
+  "file", ["docs/scaling.md", *(f"launch/{script}" for script in SCRIPTS)]
 )
 def test_what_is_told_of_can_be_run(file):
   text = (LAUNCH.parent / file).read_text()
