@@ -97,7 +97,6 @@ class ByteModel(abc.ABC):
       return [text], [context]
     before = arguments.text(context, "context")
     whole = before + arguments.text(text)
-    stride = window // 2 if stride is None else stride
     asked, contexts = [], []
     for part in windows.parts(whole, window, stride):
       if part.stop > len(before):

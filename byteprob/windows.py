@@ -12,7 +12,9 @@ class Part(NamedTuple):
   stop: int
 
 
-def parts(text: bytes, window: int, stride: int) -> Iterator[Part]:
+def parts(
+  text: bytes, window: int, stride: int | None = None
+) -> Iterator[Part]:
   """Cuts a text so that every byte is scored once.
 
   The first `window` bytes are one part. Each later one is the next `stride`
@@ -23,16 +25,19 @@ def parts(text: bytes, window: int, stride: int) -> Iterator[Part]:
   Args:
     text: the text.
     window: bytes that are read together; at least 8.
-    stride: bytes that are scored of each, 4 to `window`.
+    stride: bytes that are scored of each, 4 to `window`; half of it by default.
 
   Raises:
     ValueError: one of these makes no sense.
   """
   for name, value in (("window", window), ("stride", stride)):
+    if name == "stride" and value is None:
+      continue
     if isinstance(value, bool) or not isinstance(value, int):
       raise ValueError(f"{name} must be a number of bytes, not {value!r}")
   if window < 8:
     raise ValueError(f"window must be at least 8 bytes, not {window}")
+  stride = window // 2 if stride is None else stride
   if not 4 <= stride <= window:
     raise ValueError(f"stride must be 4 to {window} (window), not {stride}")
   at, stop = 0, _cut(text, window)

@@ -82,9 +82,7 @@ def begin(config) -> Callable[[str], _study.Record]:
   lm = byteprob.load(config.model, config.dtype, mesh=_runtime.mesh())
   texts = documents(config.data, config.size, config.most)
   own = _Tokens(lm)
-  how = {}
-  if config.window:
-    how = {"window": config.window, "stride": config.stride or None}
+  how = {"window": config.window or None, "stride": config.stride or None}
 
   def one(example: str) -> _study.Record:
     text = texts[int(example)]
@@ -92,8 +90,7 @@ def begin(config) -> Callable[[str], _study.Record]:
     nats = -lm.logprob(text, **how)
     parts = [windows.Part(0, 0, len(text))]
     if config.window:
-      stride = config.stride or config.window // 2
-      parts = windows.parts(text, config.window, stride)
+      parts = windows.parts(text, **how)
     found = np.sum([own.nats(text, part) for part in parts], 0)
     return {
       "bytes": len(text),

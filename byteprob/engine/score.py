@@ -81,8 +81,12 @@ def score(
   found: list[Scored | None] = [None] * len(counted)
   for part in _batches(reader, counted):
     own = dataclasses.replace(reader, queries=[reader.queries[k] for k in part])
-    asked = {"along": along, "context": before, "following": following}
-    asked["eps"] = eps
+    asked = {
+      "along": along,
+      "context": before,
+      "following": following,
+      "eps": eps,
+    }
     scores = _score(own, [counted[k] for k in part], **asked)
     for k, one in zip(part, scores, strict=True):
       found[k] = one

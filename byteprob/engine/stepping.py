@@ -24,12 +24,7 @@ from byteprob.engine.grow import grow, grown
 from byteprob.engine.loops import repeat
 from byteprob.engine.needs import Needs, flag
 from byteprob.engine.request import DecodeRequest
-from byteprob.engine.state import (
-  MemberState,
-  unpack,
-  used_slots,
-  waiting,
-)
+from byteprob.engine.state import MemberState, unpack, used_slots, waiting
 from byteprob.errors import PromptError
 from byteprob.numerics import logsumexp, normalized
 from byteprob.tokenization.tables import Tables
